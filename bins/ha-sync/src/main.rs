@@ -1,0 +1,2 @@
+//! The command `ha-sync`.
+fn main() {}

@@ -1,0 +1,8 @@
+//! The pure core of ha-sync: what is compared, what is decided and why, and what is written down about it.
+//!
+//! Nothing in this crate does I/O, reads a clock, the environment or a terminal, and nothing is `async`.
+
+pub mod event;
+pub mod name;
+pub mod path;
+pub mod record;
