@@ -2,7 +2,13 @@
 //!
 //! Nothing in this crate does I/O, reads a clock, the environment or a terminal, and nothing is `async`.
 
+pub mod decide;
+pub mod entry;
 pub mod event;
+pub mod filter;
+pub mod limits;
 pub mod name;
 pub mod path;
+pub mod plan;
+pub mod reason;
 pub mod record;

@@ -1,0 +1,239 @@
+//! Which entries take part (sync.md §1 and §11 Filters), and the names that never do.
+
+use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::name::RunId;
+use crate::path::RelPath;
+
+/// Is the tool's own directory at a root.
+pub const OWN_DIRECTORY: &[u8] = b".ha-sync";
+
+/// Is the name of the ignore file at a root; it is synchronised itself.
+pub const IGNORE_FILE: &[u8] = b".ha-syncignore";
+
+/// Returns the temporary name of operation `seq` of a run.
+pub fn temporary_name(run: &RunId, seq: u64) -> Vec<u8> {
+    format!(".ha-sync.{run}.{seq}.tmp").into_bytes()
+}
+
+/// Reads a temporary name back; nothing when the name does not have the full pattern.
+pub fn parse_temporary(name: &[u8]) -> Option<(RunId, u64)> {
+    let inner = name.strip_prefix(b".ha-sync.")?.strip_suffix(b".tmp")?;
+    let (run, seq) = std::str::from_utf8(inner).ok()?.split_once('.')?;
+    if seq.is_empty() || !seq.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some((run.parse().ok()?, seq.parse().ok()?))
+}
+
+/// Tells whether a name is an NFS client's placeholder for an open, removed file: `.nfs` and hex digits.
+pub fn is_nfs_placeholder(name: &[u8]) -> bool {
+    name.strip_prefix(b".nfs").is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// Tells whether a name at a root never takes part: the tool's own directory and `lost+found`.
+pub fn is_reserved_at_root(name: &[u8]) -> bool {
+    name == OWN_DIRECTORY || name == b"lost+found"
+}
+
+/// Is one `--include` or `--exclude`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Whether what matches takes part.
+    pub include: bool,
+    /// Unanchored unless it begins with `/`; with `/` at its end it matches directories only.
+    pub glob: String,
+}
+
+/// Says why a glob or a line of an ignore file was refused.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FilterError {
+    /// The glob has no meaning.
+    #[error("invalid glob: {glob}: {reason}")]
+    Glob {
+        /// As it was given.
+        glob: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A line is not UTF-8.
+    #[error("line {line} of .ha-syncignore is not UTF-8")]
+    NotUtf8 {
+        /// Counted from 1.
+        line: usize,
+    },
+}
+
+/// Tells which entries take part: the first matching rule wins, command line in order, then the ignore file, in
+/// which the last matching line wins (gitignore grammar).
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    rules: Option<Globs>,
+    ignored: Option<Globs>,
+}
+
+#[derive(Debug, Clone)]
+struct Globs {
+    set: GlobSet,
+    /// Per glob: whether it includes, whether it matches directories only.
+    flags: Vec<(bool, bool)>,
+}
+
+impl Globs {
+    fn matching(&self, path: &Candidate<'_>, directory: bool, last: bool) -> Option<bool> {
+        let found = self.set.matches_candidate(path);
+        let applies = |index: &&usize| directory || !self.flags[**index].1;
+        let index = if last { found.iter().rev().find(applies) } else { found.iter().find(applies) };
+        index.map(|index| self.flags[*index].0)
+    }
+}
+
+impl Filter {
+    /// Makes a filter of command-line rules and the content of an ignore file.
+    pub fn new(rules: &[Rule], ignore_file: Option<&[u8]>) -> Result<Self, FilterError> {
+        let mut filter = Self::default();
+        if !rules.is_empty() {
+            let globs = rules.iter().map(|rule| {
+                let (body, directory) = strip_directory_mark(&rule.glob);
+                let pattern = match body.strip_prefix('/') {
+                    Some(anchored) => anchored.to_owned(),
+                    None => format!("**/{body}"),
+                };
+                (rule.glob.as_str(), pattern, rule.include, directory)
+            });
+            filter.rules = Some(compile(globs)?);
+        }
+        if let Some(content) = ignore_file {
+            let mut lines = Vec::new();
+            for (index, line) in content.split(|byte| *byte == b'\n').enumerate() {
+                let line = std::str::from_utf8(line).map_err(|_| FilterError::NotUtf8 { line: index + 1 })?;
+                lines.extend(ignore_line(line));
+            }
+            filter.ignored = Some(compile(
+                lines.iter().map(|(text, pattern, include, directory)| (*text, pattern.clone(), *include, *directory)),
+            )?);
+        }
+        Ok(filter)
+    }
+
+    /// Tells whether an entry is left out. What is below an excluded directory is not asked about.
+    pub fn excludes(&self, path: &RelPath, directory: bool) -> bool {
+        if self.rules.is_none() && self.ignored.is_none() {
+            return false;
+        }
+        let bytes = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path.as_bytes());
+        let candidate = Candidate::new(std::path::Path::new(bytes));
+        let first = self.rules.as_ref().and_then(|rules| rules.matching(&candidate, directory, false));
+        let include =
+            first.or_else(|| self.ignored.as_ref().and_then(|lines| lines.matching(&candidate, directory, true)));
+        include == Some(false)
+    }
+
+    /// Tells whether anything can be excluded at all.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_none() && self.ignored.is_none()
+    }
+}
+
+fn strip_directory_mark(glob: &str) -> (&str, bool) {
+    match glob.strip_suffix('/') {
+        Some(body) if !body.is_empty() => (body, true),
+        _ => (glob, false),
+    }
+}
+
+/// Translates one line of gitignore's grammar: text, glob, whether it includes, whether for directories only.
+fn ignore_line(line: &str) -> Option<(&str, String, bool, bool)> {
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let mut text = line.trim_end_matches(' ');
+    if text.ends_with('\\') && text.len() < line.len() {
+        // A backslash keeps the first of the trailing spaces.
+        text = &line[..text.len() + 1];
+    }
+    if text.is_empty() || text.starts_with('#') {
+        return None;
+    }
+    let (include, body) = match text.strip_prefix('!') {
+        Some(body) => (true, body),
+        None => (false, text),
+    };
+    let (body, directory) = strip_directory_mark(body);
+    let pattern = match body.strip_prefix('/') {
+        Some(anchored) => anchored.to_owned(),
+        None if body.contains('/') => body.to_owned(),
+        None => format!("**/{body}"),
+    };
+    Some((text, pattern, include, directory))
+}
+
+fn compile<'a>(globs: impl Iterator<Item = (&'a str, String, bool, bool)>) -> Result<Globs, FilterError> {
+    let mut set = GlobSetBuilder::new();
+    let mut flags = Vec::new();
+    let refused = |glob: &str, error: &globset::Error| FilterError::Glob {
+        glob: glob.to_owned(),
+        reason: error.kind().to_string(),
+    };
+    for (text, pattern, include, directory) in globs {
+        let glob = GlobBuilder::new(&pattern)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .build()
+            .map_err(|error| refused(text, &error))?;
+        set.add(glob);
+        flags.push((include, directory));
+    }
+    let set = set.build().map_err(|error| refused("", &error))?;
+    Ok(Globs { set, flags })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::from_bytes(text.as_bytes().to_vec()).unwrap()
+    }
+
+    fn filter(rules: &[(&str, bool)], ignore: &str) -> Filter {
+        let rules: Vec<Rule> =
+            rules.iter().map(|(glob, include)| Rule { include: *include, glob: (*glob).to_owned() }).collect();
+        Filter::new(&rules, Some(ignore.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn the_first_rule_of_the_command_line_wins() {
+        let filter = filter(&[("*.keep.tmp", true), ("*.tmp", false), ("/top", false), ("sub/x", false)], "");
+        assert!(!filter.excludes(&path("a/b.keep.tmp"), false));
+        assert!(filter.excludes(&path("a/b.tmp"), false));
+        assert!(filter.excludes(&path("top"), true));
+        assert!(!filter.excludes(&path("a/top"), true));
+        assert!(filter.excludes(&path("deep/sub/x"), false));
+    }
+
+    #[test]
+    fn the_ignore_file_has_gitignores_grammar() {
+        let filter =
+            filter(&[("forced.log", true)], "# comment\n*.log\n!wanted.log\nbuild/\n/only-top\na/b\n\\#hash\n");
+        assert!(filter.excludes(&path("x/y.log"), false));
+        assert!(!filter.excludes(&path("x/wanted.log"), false));
+        assert!(!filter.excludes(&path("forced.log"), false));
+        assert!(filter.excludes(&path("x/build"), true));
+        assert!(!filter.excludes(&path("x/build"), false));
+        assert!(filter.excludes(&path("only-top"), false));
+        assert!(!filter.excludes(&path("x/only-top"), false));
+        assert!(filter.excludes(&path("a/b"), false));
+        assert!(!filter.excludes(&path("x/a/b"), false));
+        assert!(filter.excludes(&path("#hash"), false));
+    }
+
+    #[test]
+    fn temporary_names_need_the_full_pattern() {
+        let run: RunId = "20260413T152357Z-0123abcd".parse().unwrap();
+        assert_eq!(parse_temporary(&temporary_name(&run, 7)), Some((run, 7)));
+        for other in [".ha-sync.tmp", ".ha-sync.x.1.tmp", ".ha-sync.20260413T152357Z-0123abcd.tmp", ".ha-syncignore"] {
+            assert_eq!(parse_temporary(other.as_bytes()), None, "{other}");
+        }
+        assert!(is_nfs_placeholder(b".nfs00ab"));
+        assert!(!is_nfs_placeholder(b".nfs") && !is_nfs_placeholder(b".nfsx"));
+    }
+}
