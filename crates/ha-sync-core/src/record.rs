@@ -220,3 +220,16 @@ impl Fingerprint {
         format!("{:032x}", self.sum ^ (u128::from(self.count) << 64))
     }
 }
+
+/// Keeps what a run does, ahead of its acknowledgement (sync.md §6). Called from many threads.
+pub trait OperationLog: Sync {
+    /// Writes what is about to be done.
+    fn intend(&self, intents: &[Intent]) -> Result<(), LogError>;
+    /// Writes what was done, or failed.
+    fn append(&self, operations: &[Operation]) -> Result<(), LogError>;
+}
+
+/// Says that the log could not be written; the run must stop then.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write the operation log")]
+pub struct LogError(#[source] pub Box<dyn std::error::Error + Send + Sync>);

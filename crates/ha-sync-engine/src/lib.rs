@@ -1,0 +1,24 @@
+//! Runs a one-way job: scans both sides, plans, checks the limits, executes.
+//!
+//! The scan compares directory by directory and gives batches of a plan to a sink: the executor, a spool that waits
+//! for the limits, or the record of a dry run.
+
+pub mod halt;
+pub mod job;
+pub mod recover;
+pub mod restore;
+pub mod run;
+pub mod state;
+pub mod stop;
+
+mod execute;
+mod missing;
+mod queue;
+mod scan;
+mod sink;
+mod spool;
+mod tally;
+
+pub use job::{Fsync, Job};
+pub use run::{Environment, Finished, RunError, run};
+pub use stop::{Stop, StopReason};

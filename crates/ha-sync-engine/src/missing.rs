@@ -1,0 +1,195 @@
+//! Plans what becomes of entries that only the destination has.
+
+use ha_sync_core::decide::{Decision, decide_missing};
+use ha_sync_core::entry::{Entry, Kind, Time};
+use ha_sync_core::filter;
+use ha_sync_core::path::RelPath;
+use ha_sync_core::plan::{Action, Batch, Planned};
+use ha_sync_core::reason::Reason;
+use ha_sync_fs::Dir;
+
+use crate::scan::Scan;
+
+/// Is what a directory's names came to.
+#[derive(Default)]
+pub(crate) struct Names {
+    /// Directories to go, to be looked into.
+    pub(crate) directories: Vec<(Vec<u8>, Entry)>,
+    /// Whether something in the directory stays.
+    pub(crate) kept: bool,
+}
+
+/// Is a directory on the way down.
+struct Level {
+    path: RelPath,
+    name: Vec<u8>,
+    entry: Entry,
+    names: Names,
+}
+
+impl Scan<'_> {
+    /// Plans the deletion of names in a directory of the destination; directories among them are returned.
+    pub(crate) fn delete_names<'n>(
+        &self,
+        directory: &Dir,
+        names: impl Iterator<Item = &'n [u8]>,
+        withheld: bool,
+        mtime: Option<Time>,
+    ) -> Names {
+        let mut found = Names::default();
+        let mut files: Vec<Planned> = Vec::new();
+        let path = directory.path();
+        let mut unread = withheld;
+        for name in names {
+            if self.stop.is_stopped() {
+                found.kept = true;
+                return found;
+            }
+            if filter::is_nfs_placeholder(name) || filter::parse_temporary(name).is_some() {
+                self.tally.skip(path, name, false, Reason::NfsPlaceholder);
+                found.kept = true;
+                continue;
+            }
+            let entry = match directory.find(name) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => continue,
+                Err(error) => {
+                    unread = true;
+                    found.kept = true;
+                    self.tally.warn_once("unread", &error.to_line());
+                    files.push(self.planned(name, Action::Fail(error.to_line()), None, None));
+                    continue;
+                }
+            };
+            if !self.job.delete_excluded
+                && !self.filter.is_empty()
+                && self.filter.excludes(&path.join(name), entry.is_directory())
+            {
+                found.kept = true;
+                continue;
+            }
+            if !self.job.allow_missing_mounts && self.was_mounted(&path.join(name)) {
+                self.tally.skip(path, name, entry.is_directory(), Reason::MissingMount);
+                let message = "its directory at the source was a mount point at the last run and is gone now; if it is \
+                               gone for good: --allow-missing-mounts";
+                files.push(self.planned(name, Action::Fail(message.to_owned()), None, Some(&entry)));
+                found.kept = true;
+                continue;
+            }
+            match decide_missing(&entry, self.policy) {
+                Decision::Delete if entry.is_directory() => found.directories.push((name.to_vec(), entry)),
+                Decision::Delete => files.push(self.planned(name, Action::Delete, None, Some(&entry))),
+                Decision::Skip(reason) => {
+                    self.tally.skip(path, name, entry.is_directory(), reason);
+                    found.kept = true;
+                }
+                _ => found.kept = true,
+            }
+        }
+        if unread {
+            found.kept = true;
+            for (name, _) in found.directories.drain(..) {
+                self.tally.skip(path, &name, true, Reason::DeletesWithheld);
+            }
+            files.retain(|planned| {
+                if planned.action == Action::Delete {
+                    self.tally.skip(path, &planned.name, false, Reason::DeletesWithheld);
+                }
+                planned.action != Action::Delete
+            });
+        }
+        let (failures, deletes): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|planned| matches!(planned.action, Action::Fail(_)));
+        if !failures.is_empty() {
+            self.sink.take(Batch { directory: path.clone(), mtime: None, operations: failures });
+        }
+        let mut deletes = deletes.into_iter().peekable();
+        while deletes.peek().is_some() {
+            let operations = deletes.by_ref().take(512).collect();
+            self.sink.take_deletes(Batch { directory: path.clone(), mtime, operations });
+        }
+        found
+    }
+
+    fn was_mounted(&self, path: &RelPath) -> bool {
+        !self.remembered.source_mounts.is_empty() && self.remembered.source_mounts.contains(&path.escaped())
+    }
+
+    /// Plans the deletion of a directory and what is below it, children first.
+    pub(crate) fn delete_directory(&self, parent: &RelPath, mtime: Option<Time>, name: &[u8], entry: &Entry) {
+        let mut levels: Vec<Level> = Vec::new();
+        let mut next = Some((parent.join(name), name.to_vec(), entry.clone()));
+        loop {
+            if let Some((path, name, entry)) = next.take() {
+                let names = self.look_into(&path, &entry);
+                levels.push(Level { path, name, entry, names });
+            }
+            let Some(level) = levels.last_mut() else { return };
+            if let Some((name, entry)) = level.names.directories.pop() {
+                next = Some((level.path.join(&name), name, entry));
+                continue;
+            }
+            let Some(done) = levels.pop() else { return };
+            if self.stop.is_stopped() {
+                return;
+            }
+            let (directory, mtime) =
+                levels.last().map_or((parent.clone(), mtime), |above| (above.path.clone(), Some(above.entry.mtime)));
+            if done.names.kept {
+                self.tally.skip(&directory, &done.name, true, Reason::HoldsKept);
+                if let Some(above) = levels.last_mut() {
+                    above.names.kept = true;
+                }
+            } else {
+                let planned = self.planned(&done.name, Action::RemoveDirectory, None, Some(&done.entry));
+                self.sink.take_removal(Batch { directory, mtime, operations: vec![planned] });
+            }
+        }
+    }
+
+    fn look_into(&self, path: &RelPath, entry: &Entry) -> Names {
+        let listed = self.destination.open_dir(path).and_then(|directory| {
+            let listing = directory.list()?;
+            Ok((directory, listing))
+        });
+        match listed {
+            Ok((directory, listing)) => {
+                self.tally.seen(listing.len() as u64);
+                let names = (0..listing.len()).map(|index| listing.name(index));
+                self.delete_names(&directory, names, false, Some(entry.mtime))
+            }
+            Err(error) => {
+                if let Some((parent, name)) = path.split() {
+                    let planned = self.planned(name, Action::Fail(error.to_line()), None, Some(entry));
+                    self.sink.take(Batch { directory: parent, mtime: None, operations: vec![planned] });
+                }
+                Names { directories: Vec::new(), kept: true }
+            }
+        }
+    }
+
+    /// Tells whether a destination directory that is to be replaced holds something that may not move.
+    pub(crate) fn holds_kept(&self, path: &RelPath) -> bool {
+        let mut stack = vec![path.clone()];
+        while let Some(path) = stack.pop() {
+            let Ok(directory) = self.destination.open_dir(&path) else { return true };
+            let Ok(listing) = directory.list() else { return true };
+            for index in 0..listing.len() {
+                let name = listing.name(index);
+                let Ok(Some(entry)) = directory.find(name) else { return true };
+                let below = path.join(name);
+                if entry.kind == Kind::Special
+                    || entry.mount_point
+                    || filter::is_nfs_placeholder(name)
+                    || (!self.job.delete_excluded && self.filter.excludes(&below, entry.is_directory()))
+                {
+                    return true;
+                }
+                if entry.is_directory() {
+                    stack.push(below);
+                }
+            }
+        }
+        false
+    }
+}

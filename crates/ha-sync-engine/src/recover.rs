@@ -1,0 +1,111 @@
+//! Finds out what a run that was interrupted had done of what it was about to do, and tidies up after it.
+
+use std::path::Path;
+
+use ha_sync_core::entry::{Entry, Kind, Time};
+use ha_sync_core::filter;
+use ha_sync_core::name::RunId;
+use ha_sync_core::path::{RelPath, unescape};
+use ha_sync_core::record::{Identity, Intent, Operation, OperationStatus};
+use ha_sync_fs::{Dir, FsError, Root, trash};
+use jiff::Timestamp;
+use rustix::io::Errno;
+
+/// A file system keeps a time at least this exactly.
+const COARSEST: i128 = 2 * Time::SECOND;
+
+/// Resolves the open intents of a dead run: returns the operations that were completed. Old versions that had just
+/// been exchanged out go to the trash, other temporary entries away.
+///
+/// The pair's lock must be held.
+pub fn resolve(
+    destination: &Path,
+    run: &RunId,
+    intents: &[Intent],
+    keep_replaced: bool,
+    now: Timestamp,
+) -> Result<Vec<Operation>, FsError> {
+    // Mounts may have been crossed; what the intents name is checked entry by entry.
+    let root = Root::open(destination, true)?;
+    let mut done = Vec::new();
+    for intent in intents {
+        let Some(path) = unescape(&intent.filepath).and_then(RelPath::from_bytes) else { continue };
+        let Some((directory, name)) = path.split() else { continue };
+        let opened = match root.open_dir(&directory) {
+            Ok(opened) => opened,
+            Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => continue,
+            Err(error) => return Err(error),
+        };
+        tidy(&root, &opened, run, intent, name, keep_replaced)?;
+        if is_done(&opened, run, intent, name)? {
+            done.push(Operation {
+                seq: intent.seq,
+                operation: intent.operation,
+                filepath: intent.filepath.clone(),
+                size_before: size(intent.before.as_ref()),
+                size_after: size(intent.after.as_ref()),
+                md5_before: None,
+                md5_after: None,
+                started_at: now,
+                ended_at: Some(now),
+                status: OperationStatus::Success,
+                error_message: None,
+                reason: Some("found done after an interruption".to_owned()),
+            });
+        }
+    }
+    Ok(done)
+}
+
+fn size(identity: Option<&Identity>) -> Option<u64> {
+    identity.filter(|identity| identity.kind != 'd').map(|identity| identity.size)
+}
+
+/// Removes the temporary entry of an intent, or keeps it when it is the version that was replaced.
+fn tidy(
+    root: &Root,
+    directory: &Dir,
+    run: &RunId,
+    intent: &Intent,
+    name: &[u8],
+    keep_replaced: bool,
+) -> Result<(), FsError> {
+    let temporary = filter::temporary_name(run, intent.seq);
+    let Some(entry) = directory.find(&temporary)? else { return Ok(()) };
+    let is_old = intent.before.as_ref().is_some_and(|before| before.inode == entry.inode && matches(before, &entry));
+    if is_old && keep_replaced {
+        let trash = trash::open(root, run, directory.path())?;
+        return directory.rename_over(&temporary, &trash, name);
+    }
+    if entry.is_directory() { directory.remove_directory(&temporary) } else { directory.remove_file(&temporary) }
+}
+
+fn matches(identity: &Identity, entry: &Entry) -> bool {
+    let kind = match entry.kind {
+        Kind::File => 'f',
+        Kind::Directory => 'd',
+        Kind::Link => 'l',
+        Kind::Special => 's',
+    };
+    identity.kind == kind
+        && (kind == 'd'
+            || (identity.size == entry.size
+                && (identity.mtime == entry.mtime.0
+                    || Time(identity.mtime).floor(COARSEST) == entry.mtime
+                    || Time(identity.mtime).floor(Time::SECOND) == entry.mtime)))
+}
+
+/// Tells whether the destination is what the operation was to make of it.
+fn is_done(directory: &Dir, run: &RunId, intent: &Intent, name: &[u8]) -> Result<bool, FsError> {
+    let entry = directory.find(name)?;
+    Ok(match (&intent.before, &intent.after, entry) {
+        (_, None, None) => true,
+        (None, Some(after), Some(entry)) => matches(after, &entry),
+        // The inode was to stay: only metadata were set. What changed it since the run began was the run.
+        (Some(before), Some(after), Some(entry)) if after.inode == before.inode => {
+            entry.inode == before.inode && matches(after, &entry) && entry.ctime.0 >= run.started().as_nanosecond()
+        }
+        (Some(before), Some(after), Some(entry)) => entry.inode != before.inode && matches(after, &entry),
+        _ => false,
+    })
+}

@@ -1,0 +1,1 @@
+//! Puts back what runs replaced or deleted.

@@ -1,0 +1,171 @@
+//! What is remembered of a pair between runs, beside its logs: whether the roots had entries, in which directions it
+//! ran, where mount points were, and in which directories an interrupted run worked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ha_sync_core::entry::Time;
+use ha_sync_core::name::PairName;
+use ha_sync_core::path::{RelPath, escape};
+use ha_sync_fs::{FsError, local};
+use serde::{Deserialize, Serialize};
+
+/// Says why the memory of a pair cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FsError),
+    /// Its content is not what was written.
+    #[error("the state of the pair is damaged: {path}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        #[source]
+        cause: serde_json::Error,
+    },
+}
+
+/// Is the memory of a pair.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairState {
+    /// Per root: whether it had entries after the last finished run.
+    roots: BTreeMap<String, bool>,
+    /// When the last finished run began, nanoseconds since 1970.
+    last_start: Option<i64>,
+    /// The directions (source, destination) in which the pair has run.
+    directions: Vec<(String, String)>,
+    /// Per root: directories on which another file system was mounted.
+    mounts: BTreeMap<String, Vec<String>>,
+    /// Per direction: directories in which an interrupted run worked.
+    unfinished: Vec<Unfinished>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Unfinished {
+    source: String,
+    destination: String,
+    directories: Vec<String>,
+}
+
+fn key(root: &Path) -> String {
+    escape(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()))
+}
+
+impl PairState {
+    /// Returns the folder of a pair's state below the log directory.
+    pub fn directory(log_directory: &Path, pair: &PairName) -> PathBuf {
+        log_directory.join("state").join(pair.as_str())
+    }
+
+    fn file(log_directory: &Path, pair: &PairName) -> PathBuf {
+        Self::directory(log_directory, pair).join("state.json")
+    }
+
+    /// Reads the memory; an empty one when there is none.
+    pub fn load(log_directory: &Path, pair: &PairName) -> Result<Self, StateError> {
+        let path = Self::file(log_directory, pair);
+        let Some(content) = local::read_if_present(&path)? else {
+            return Ok(Self::default());
+        };
+        serde_json::from_slice(&content)
+            .map_err(|cause| StateError::Damaged { path: ha_sync_fs::error::printable_path(&path), cause })
+    }
+
+    /// Writes the memory whole.
+    pub fn save(&self, log_directory: &Path, pair: &PairName) -> Result<(), StateError> {
+        let path = Self::file(log_directory, pair);
+        local::create_directories(&Self::directory(log_directory, pair))?;
+        let content = serde_json::to_vec(self)
+            .map_err(|cause| StateError::Damaged { path: ha_sync_fs::error::printable_path(&path), cause })?;
+        Ok(local::replace(&path, &content)?)
+    }
+
+    /// Tells whether a root had entries at the last finished run.
+    pub fn had_entries(&self, root: &Path) -> bool {
+        self.roots.get(&key(root)).copied().unwrap_or(false)
+    }
+
+    /// Tells whether the pair has a finished run with this root.
+    pub fn knows(&self, root: &Path) -> bool {
+        self.roots.contains_key(&key(root))
+    }
+
+    /// Returns when the last finished run began.
+    pub fn last_start(&self) -> Option<Time> {
+        self.last_start.map(|nanoseconds| Time(nanoseconds.into()))
+    }
+
+    /// Tells whether the pair has also run from `destination` to `source`.
+    pub fn runs_backwards(&self, source: &Path, destination: &Path) -> bool {
+        self.directions.contains(&(key(destination), key(source)))
+    }
+
+    /// Returns the remembered mount points of a root.
+    pub fn mounts(&self, root: &Path) -> Vec<String> {
+        self.mounts.get(&key(root)).cloned().unwrap_or_default()
+    }
+
+    /// Returns the directories in which an interrupted run from `source` to `destination` worked.
+    pub fn unfinished(&self, source: &Path, destination: &Path) -> impl Iterator<Item = &str> {
+        let (source, destination) = (key(source), key(destination));
+        self.unfinished
+            .iter()
+            .filter(move |held| held.source == source && held.destination == destination)
+            .flat_map(|held| held.directories.iter().map(String::as_str))
+    }
+
+    /// Remembers that a run was interrupted while it worked in some directories. `source` and `destination` are
+    /// written as in the log's header.
+    pub fn interrupted(&mut self, source: &str, destination: &str, directories: impl Iterator<Item = String>) {
+        let place = self.unfinished.iter().position(|held| held.source == source && held.destination == destination);
+        let place = place.unwrap_or_else(|| {
+            self.unfinished.push(Unfinished {
+                source: source.to_owned(),
+                destination: destination.to_owned(),
+                directories: Vec::new(),
+            });
+            self.unfinished.len() - 1
+        });
+        let held = &mut self.unfinished[place].directories;
+        held.extend(directories);
+        held.sort_unstable();
+        held.dedup();
+    }
+
+    /// Remembers that a run has begun to work in a direction.
+    pub fn began(&mut self, source: &Path, destination: &Path) {
+        let direction = (key(source), key(destination));
+        if !self.directions.contains(&direction) {
+            self.directions.push(direction);
+        }
+    }
+
+    /// Remembers a finished run.
+    pub fn finished(
+        &mut self,
+        start: Time,
+        source: (&Path, bool),
+        destination: (&Path, bool),
+        mounts: &[(bool, RelPath)],
+        forget_missing_mounts: bool,
+    ) {
+        for (root, has_entries) in [source, destination] {
+            self.roots.insert(key(root), has_entries);
+        }
+        self.last_start = i64::try_from(start.0).ok();
+        let (source, destination) = (source.0, destination.0);
+        for (at_source, root) in [(true, source), (false, destination)] {
+            let held = self.mounts.entry(key(root)).or_default();
+            if forget_missing_mounts {
+                held.clear();
+            }
+            held.extend(mounts.iter().filter(|(side, _)| *side == at_source).map(|(_, path)| path.escaped()));
+            held.sort_unstable();
+            held.dedup();
+        }
+        let (source, destination) = (key(source), key(destination));
+        self.unfinished.retain(|held| held.source != source || held.destination != destination);
+    }
+}

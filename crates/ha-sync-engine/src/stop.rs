@@ -1,0 +1,55 @@
+//! Stops a run before its end.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Says why a run is stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// A signal: its number.
+    Signal(i32),
+    /// The lock is no longer certain to be ours.
+    LockLost(String),
+    /// The destination became read-only.
+    ReadOnly(String),
+    /// The operation log cannot be written.
+    Log(String),
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(number) => write!(formatter, "interrupted by signal {number}"),
+            Self::LockLost(why) => write!(formatter, "lock lost: {why}"),
+            Self::ReadOnly(path) => write!(formatter, "destination is read-only: {path}"),
+            Self::Log(why) => write!(formatter, "operation log cannot be written: {why}"),
+        }
+    }
+}
+
+/// Is asked by every thread between its steps.
+#[derive(Debug, Default)]
+pub struct Stop {
+    stopped: AtomicBool,
+    reason: Mutex<Option<StopReason>>,
+}
+
+impl Stop {
+    /// Stops the run; the first reason stays.
+    pub fn stop(&self, reason: StopReason) {
+        let mut held = self.reason.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        held.get_or_insert(reason);
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Tells whether the run is to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Returns why.
+    pub fn reason(&self) -> Option<StopReason> {
+        self.reason.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,243 @@
+//! Puts a finished temporary entry in place, and takes entries away: each by one rename, after a look at what is
+//! there (sync.md §5).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ha_sync_core::entry::{Entry, Kind};
+use rustix::io::Errno;
+
+use crate::attributes;
+use crate::content::{Abilities, Copier, Hashing};
+use crate::dir::{Dir, owner, times};
+use crate::error::FsError;
+
+/// Is what the destination's file system can do, as far as it was tried.
+#[derive(Debug)]
+pub struct Ways {
+    exchange: AtomicBool,
+    noreplace: AtomicBool,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { exchange: AtomicBool::new(true), noreplace: AtomicBool::new(true) }
+    }
+}
+
+/// Says why an entry was not put in place or taken away; the destination is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// What is there is not what the plan saw.
+    #[error("changed since scan")]
+    Changed,
+    /// The file system folds names, and another one is in the way.
+    #[error("name collides on destination")]
+    Collides,
+    /// A directory with entries is in the way and there is no trash to keep it in.
+    #[error("a directory that is not empty is replaced only when replaced entries are kept (--keep-replaced)")]
+    NoTrash,
+    /// The file system refused.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+fn is_unsupported(error: &FsError) -> bool {
+    matches!(error.errno(), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+/// Gives the finished entry `temporary` its name, where nothing was.
+pub fn create(directory: &Dir, temporary: &[u8], name: &[u8], ways: &Ways) -> Result<(), CommitError> {
+    if ways.noreplace.load(Ordering::Relaxed) {
+        match directory.rename_new(temporary, directory, name) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.errno() == Some(Errno::EXIST) => return Err(occupied(directory, name)),
+            Err(error) if is_unsupported(&error) => ways.noreplace.store(false, Ordering::Relaxed),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match directory.hard_link(temporary, directory, name) {
+        Ok(()) => return Ok(directory.remove_file(temporary)?),
+        Err(error) if error.errno() == Some(Errno::EXIST) => return Err(occupied(directory, name)),
+        // A directory, or a file system without hard links: look, then rename.
+        Err(_) => {}
+    }
+    if directory.find(name)?.is_some() {
+        return Err(occupied(directory, name));
+    }
+    Ok(directory.rename_over(temporary, directory, name)?)
+}
+
+/// Tells a name that appeared meanwhile from one that only looks the same to the file system.
+pub fn occupied(directory: &Dir, name: &[u8]) -> CommitError {
+    let listed = rustix::fs::openat(directory, c".", crate::root::DIRECTORY, rustix::fs::Mode::empty())
+        .map(|handle| Dir { handle, root: directory.root.clone(), path: directory.path.clone() })
+        .ok()
+        .and_then(|fresh| fresh.list().ok());
+    match listed {
+        Some(listing) if listing.position(name).is_none() => CommitError::Collides,
+        _ => CommitError::Changed,
+    }
+}
+
+/// Puts the finished entry `temporary` in the place of what `seen` describes; that goes to `trash`, or away.
+pub fn replace(
+    directory: &Dir,
+    temporary: &[u8],
+    name: &[u8],
+    seen: &Entry,
+    trash: Option<&Dir>,
+    ways: &Ways,
+) -> Result<(), CommitError> {
+    match directory.find(name)? {
+        Some(now) if seen.same_version(&now) => {}
+        _ => return Err(CommitError::Changed),
+    }
+    if ways.exchange.load(Ordering::Relaxed) {
+        match directory.exchange(temporary, name) {
+            Ok(()) => return finish_exchange(directory, temporary, name, seen, trash),
+            Err(error) if error.errno() == Some(Errno::NOENT) => return Err(CommitError::Changed),
+            Err(error) if is_unsupported(&error) => ways.exchange.store(false, Ordering::Relaxed),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let directories = seen.is_directory() || directory.find(temporary)?.is_some_and(|entry| entry.is_directory());
+    match trash {
+        // Between a directory and something else there is no replacing rename: the name is absent for a moment.
+        Some(trash) if directories => {
+            directory.rename_over(name, trash, name)?;
+            match trash.find(name)? {
+                Some(out) if seen.same_content_version(&out) => {}
+                _ => {
+                    trash.rename_over(name, directory, name)?;
+                    return Err(CommitError::Changed);
+                }
+            }
+            if let Err(error) = create(directory, temporary, name, ways) {
+                trash.rename_over(name, directory, name)?;
+                return Err(error);
+            }
+            return Ok(());
+        }
+        None if directories => return Err(CommitError::NoTrash),
+        Some(trash) => {
+            if directory.hard_link(name, trash, name).is_err() {
+                keep_copy(directory, name, seen, trash)?;
+            }
+            match directory.find(name)? {
+                Some(now) if seen.same_content_version(&now) => {}
+                _ => {
+                    trash.remove_file(name)?;
+                    return Err(CommitError::Changed);
+                }
+            }
+        }
+        None => {}
+    }
+    if let Err(error) = directory.rename_over(temporary, directory, name) {
+        if let Some(trash) = trash {
+            trash.remove_file(name)?;
+        }
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Checks that what came out of the exchange is what the plan saw, and moves it to the trash; else exchanges back.
+fn finish_exchange(
+    directory: &Dir,
+    temporary: &[u8],
+    name: &[u8],
+    seen: &Entry,
+    trash: Option<&Dir>,
+) -> Result<(), CommitError> {
+    let put_back = |error: CommitError| match directory.exchange(temporary, name) {
+        Ok(()) => error,
+        Err(failed) => failed.into(),
+    };
+    match directory.find(temporary)? {
+        Some(out) if seen.same_content_version(&out) => {}
+        _ => return Err(put_back(CommitError::Changed)),
+    }
+    let gone = match trash {
+        Some(trash) => match directory.rename_over(temporary, trash, name) {
+            Err(error) if error.errno() == Some(Errno::XDEV) => {
+                keep_copy(directory, temporary, seen, trash).and_then(|()| directory.remove_file(temporary))
+            }
+            other => other,
+        },
+        None if seen.is_directory() => match directory.remove_directory(temporary) {
+            Err(error) if matches!(error.errno(), Some(Errno::NOTEMPTY | Errno::EXIST)) => {
+                return Err(put_back(CommitError::NoTrash));
+            }
+            other => other,
+        },
+        None => directory.remove_file(temporary),
+    };
+    gone.map_err(|error| put_back(error.into()))
+}
+
+/// Takes away the file or link that `seen` describes; it goes to `trash`, or for good.
+pub fn delete(directory: &Dir, name: &[u8], seen: &Entry, trash: Option<&Dir>) -> Result<(), CommitError> {
+    match directory.find(name)? {
+        Some(now) if seen.same_version(&now) => {}
+        _ => return Err(CommitError::Changed),
+    }
+    let Some(trash) = trash else {
+        return Ok(directory.remove_file(name)?);
+    };
+    match directory.rename_over(name, trash, name) {
+        Ok(()) => {}
+        Err(error) if error.errno() == Some(Errno::XDEV) => {
+            keep_copy(directory, name, seen, trash)?;
+            return Ok(directory.remove_file(name)?);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match trash.find(name)? {
+        Some(out) if seen.same_content_version(&out) => Ok(()),
+        _ => {
+            // Somebody replaced it between the look and the rename: theirs goes back, unless a newer one is there.
+            match trash.rename_new(name, directory, name) {
+                Err(error) if is_unsupported(&error) => directory_back(directory, trash, name)?,
+                other => other?,
+            }
+            Err(CommitError::Changed)
+        }
+    }
+}
+
+fn directory_back(directory: &Dir, trash: &Dir, name: &[u8]) -> Result<(), FsError> {
+    match directory.find(name)? {
+        None => trash.rename_over(name, directory, name),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Keeps a copy where neither a link nor a rename can: other file systems below the root, and those without links.
+fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir) -> Result<(), FsError> {
+    if seen.kind == Kind::Link {
+        trash.make_link(&directory.read_link(name)?, name)?;
+        let _ = trash.set_owner_of(name, seen.uid, seen.gid);
+        return trash.set_mtime_of(name, seen.mtime);
+    }
+    let source = directory.open_file(name)?;
+    let copy = trash.create_file(name)?;
+    let abilities = Abilities::default();
+    let result = Copier::new(Hashing::Never, &abilities, &|| false, &|_| {}).copy(&source, seen, &copy);
+    if let Err(error) = result {
+        trash.remove_file(name)?;
+        use crate::content::CopyError;
+        return Err(match error {
+            CopyError::Read(errno) => directory.error("read", name, errno),
+            CopyError::Write(errno) => trash.error("write", name, errno),
+            CopyError::Changed | CopyError::Stopped => directory.error("keep a copy of", name, Errno::AGAIN),
+        });
+    }
+    let (uid, gid) = owner(seen.uid, seen.gid);
+    let _ = rustix::fs::fchown(&copy, uid, gid);
+    if let Ok(held) = attributes::read(&source, true) {
+        let _ = attributes::write(&copy, &held, &Vec::new());
+    }
+    let _ = rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(seen.mode));
+    rustix::fs::futimens(&copy, &times(seen.mtime)).map_err(|errno| trash.error("set times of", name, errno))
+}

@@ -1,0 +1,95 @@
+//! Files of this machine outside the synchronised trees (logs, state, settings), with errors that name the path.
+#![allow(clippy::disallowed_methods, reason = "this module is what the ban points to")]
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::FsError;
+
+/// Reads a whole file.
+pub fn read(path: &Path) -> Result<Vec<u8>, FsError> {
+    fs::read(path).map_err(|error| FsError::local("read", path, error))
+}
+
+/// Reads a whole file, nothing when it is absent.
+pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::local("read", path, error)),
+    }
+}
+
+/// Makes a directory and those above it.
+pub fn create_directories(path: &Path) -> Result<(), FsError> {
+    fs::create_dir_all(path).map_err(|error| FsError::local("make directory", path, error))
+}
+
+/// Replaces a file whole: the content is written beside it, synced, and renamed over it.
+pub fn replace(path: &Path, content: &[u8]) -> Result<(), FsError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let beside = path.with_file_name(name);
+    let write = || -> io::Result<()> {
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        if let Some(parent) = path.parent() {
+            fs::File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().map_err(|error| FsError::local("write", path, error))
+}
+
+/// Appends to a file, making it when it is absent.
+pub fn append(path: &Path, content: &[u8]) -> Result<(), FsError> {
+    let write =
+        || -> io::Result<()> { fs::OpenOptions::new().create(true).append(true).open(path)?.write_all(content) };
+    write().map_err(|error| FsError::local("write", path, error))
+}
+
+/// Removes a file; that it is absent already is no error.
+pub fn remove(path: &Path) -> Result<(), FsError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FsError::local("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Lists a directory's paths, sorted; none when it is absent.
+pub fn list(path: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(FsError::local("list directory", path, error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(|error| FsError::local("list directory", path, error))?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Opens an unnamed file in a directory, gone when it is closed.
+pub fn unnamed_file(directory: &Path) -> Result<fs::File, FsError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags, Mode::from_raw_mode(0o600)) {
+        Ok(handle) => return Ok(handle.into()),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {}
+        Err(errno) => return Err(FsError::local("make a temporary file in", directory, errno.into())),
+    }
+    let mut random = [0; 8];
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    let path = directory.join(format!(".plan-{:016x}", u64::from_le_bytes(random)));
+    let open = || -> io::Result<fs::File> {
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    };
+    open().map_err(|error| FsError::local("make a temporary file", &path, error))
+}

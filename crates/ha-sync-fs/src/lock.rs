@@ -1,0 +1,109 @@
+//! The file lock of a pair: one per pair and host, whatever the log directory (sync.md §7, §11).
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ha_sync_core::name::PairName;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::FsError;
+
+/// Directories for locks that every user of a host can write to, best first.
+const PLACES: [&str; 3] = ["/run/lock", "/var/lock", "/tmp"];
+
+/// Says why a lock was not got.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("the lock of pair {pair} is held by {holder}")]
+    Held {
+        /// The pair.
+        pair: PairName,
+        /// What the holder wrote of itself.
+        holder: String,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file cannot be used.
+    #[error("failed to take the lock of the pair")]
+    File(#[from] FsError),
+}
+
+/// Is a held lock. The kernel releases it with the process, however that ends.
+#[derive(Debug)]
+pub struct FileLock {
+    handle: OwnedFd,
+}
+
+impl FileLock {
+    /// Takes the lock of a pair, trying again for up to `wait`, or until `stopped`.
+    ///
+    /// `holder` is what others are told: `<host> pid <pid> run <run id>`.
+    pub fn acquire(
+        pair: &PairName,
+        holder: &str,
+        wait: Duration,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Self, LockError> {
+        let path = place().join(format!("ha-sync-{pair}.lock"));
+        let deadline = Instant::now() + wait;
+        loop {
+            let handle = open(&path)?;
+            match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    let written = rustix::fs::ftruncate(&handle, 0)
+                        .and_then(|()| rustix::io::pwrite(&handle, holder.as_bytes(), 0));
+                    written.map_err(|errno| FsError::local("write", &path, errno.into()))?;
+                    return Ok(Self { handle });
+                }
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline && !stopped() => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    let mut text = [0; 512];
+                    let length = rustix::io::pread(&handle, &mut text, 0).unwrap_or(0);
+                    let holder = String::from_utf8_lossy(&text[..length]).trim().to_owned();
+                    let holder = if holder.is_empty() { "another process".to_owned() } else { holder };
+                    return Err(LockError::Held { pair: pair.clone(), holder, path });
+                }
+                Err(errno) => return Err(FsError::local("lock", &path, errno.into()).into()),
+            }
+        }
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // The file stays: removing it would let two processes hold locks on two files of one name.
+        let _ = rustix::fs::ftruncate(&self.handle, 0);
+    }
+}
+
+fn place() -> &'static Path {
+    let usable = |place: &&&str| rustix::fs::access(**place, rustix::fs::Access::WRITE_OK).is_ok();
+    Path::new(PLACES.iter().find(usable).unwrap_or(&"/tmp"))
+}
+
+/// Opens the lock file. Another user may have made it: creating and opening are two calls, because a kernel with
+/// `fs.protected_regular` refuses O_CREAT on somebody else's file in a sticky directory.
+fn open(path: &Path) -> Result<OwnedFd, FsError> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for _ in 0..10 {
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {}
+            other => return other.map_err(|errno| FsError::local("open lock file", path, errno.into())),
+        }
+        match rustix::fs::open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o666)) {
+            Ok(handle) => {
+                // Others must be able to lock it too, whatever our umask.
+                let _ = rustix::fs::fchmod(&handle, Mode::from_raw_mode(0o666));
+                return Ok(handle);
+            }
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(FsError::local("make lock file", path, errno.into())),
+        }
+    }
+    Err(FsError::local("open lock file", path, Errno::AGAIN.into()))
+}
