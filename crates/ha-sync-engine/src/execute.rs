@@ -103,6 +103,8 @@ struct Place<'b> {
     trash: Option<Dir>,
     /// New entries inherit an ACL here.
     inherits: bool,
+    /// Bytes that small files may still take before the file system is asked again.
+    allowance: u64,
 }
 
 /// Sends batches to workers; directories are made at once, because what is below them comes next.
@@ -260,7 +262,7 @@ impl<'a> Executor<'a> {
             && self.attributes
             && attributes::read(&destination, false)
                 .is_ok_and(|held| held.iter().any(|(name, _)| name == b"system.posix_acl_default"));
-        Ok(Place { batch, source, destination, trash: None, inherits })
+        Ok(Place { batch, source, destination, trash: None, inherits, allowance: 0 })
     }
 
     /// Without privileges, a directory that is closed to its owner is opened for the time of the work.
@@ -426,7 +428,7 @@ impl<'a> Executor<'a> {
                 _ => return Err(OperationError::Changed),
             }
         }
-        self.check_space(now.allocated.min(now.size))?;
+        self.check_space(place, now.allocated.min(now.size))?;
         let temporary = self.temporary(planned);
         let destination = place.destination.create_file(&temporary)?;
         let staged = self.stage(place, name, &source, &mut now, &destination, copier);
@@ -477,11 +479,6 @@ impl<'a> Executor<'a> {
             rustix::fs::seek(source, rustix::fs::SeekFrom::Start(0))
                 .map_err(|errno| from.error("read", name, errno))?;
         };
-        // The handle may be of a file that was renamed away meanwhile: the name must still be it.
-        match from.find(name)? {
-            Some(found) if found.inode == entry.inode && found.device == entry.device => {}
-            _ => return Err(OperationError::Changed),
-        }
         let wanted = self.wanted_attributes(source, from, name)?;
         let made = entry_of(destination, to, name)?;
         self.apply(destination, to, name, entry, &made, wanted.as_ref(), place.inherits)?;
@@ -514,9 +511,12 @@ impl<'a> Executor<'a> {
         inherits: bool,
     ) -> Result<(), OperationError> {
         let owned = self.set_owner(handle, directory, name, wanted, now)?;
+        let mut mode_now = Some(now.mode);
         if let Some(wanted) = attributes
             && (inherits || !wanted.is_empty())
         {
+            // An ACL is a part of the mode.
+            mode_now = None;
             let present = attributes::read(handle, self.privileged)
                 .map_err(|errno| directory.error("read attributes of", name, errno))?;
             let refused = attributes::write(handle, wanted, &present)
@@ -530,8 +530,7 @@ impl<'a> Executor<'a> {
         if self.modes {
             // Set-id bits belong to the owner: without him they would give rights to somebody else.
             let mode = if owned { wanted.mode } else { wanted.mode & 0o1777 };
-            let held = entry_of(handle, directory, name)?.mode;
-            if held != mode {
+            if !owned || mode_now != Some(mode) || now.mode & 0o6000 != 0 {
                 rustix::fs::fchmod(handle, Mode::from_raw_mode(mode))
                     .map_err(|errno| directory.error("set mode of", name, errno))?;
             }
@@ -727,15 +726,22 @@ impl<'a> Executor<'a> {
         }
     }
 
-    fn check_space(&self, wanted: u64) -> Result<(), OperationError> {
+    /// Checks that a copy leaves `--min-free`. Asking costs as much as a small write: what was found free lasts for
+    /// some small files.
+    fn check_space(&self, place: &mut Place<'_>, wanted: u64) -> Result<(), OperationError> {
         if self.min_free == 0 || wanted == 0 {
             return Ok(());
         }
-        let (free, _) = self.destination.space()?;
-        if free < wanted.saturating_add(self.min_free) {
-            let wanted = wanted.saturating_add(self.min_free) - free;
-            return Err(OperationError::MinFree { free, wanted });
+        if wanted <= place.allowance {
+            place.allowance -= wanted;
+            return Ok(());
         }
+        let (free, _) = self.destination.space()?;
+        let needed = wanted.saturating_add(self.min_free);
+        if free < needed {
+            return Err(OperationError::MinFree { free, wanted: needed - free });
+        }
+        place.allowance = ((free - needed) / 16).min(8 << 20);
         Ok(())
     }
 }

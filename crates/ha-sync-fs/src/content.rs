@@ -143,13 +143,16 @@ impl<'a> Copier<'a> {
     ) -> Result<Copied, CopyError> {
         let size = size as usize;
         let mut filled = 0;
-        // One byte more than expected tells a file that grew.
-        while filled <= size {
+        // One byte more than expected tells a file that grew. A short read ends at the end of the file.
+        loop {
             match rustix::io::read(source, &mut self.buffer[filled..=size]) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
-                Err(Errno::INTR) => {}
+                Err(Errno::INTR) => continue,
                 Err(errno) => return Err(CopyError::Read(errno)),
+            }
+            if filled >= size {
+                break;
             }
         }
         if filled != size {
