@@ -7,7 +7,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::failure::{Failure, FailureKind};
 use crate::value::ValueError;
 
-/// Makes the failure of an error that is neither help nor version.
+const WORD: &str = "a subcommand comes first, the value of a switch follows a '=': --dry-run=false";
+
+/// Makes the failure of an error that is neither help nor version. `program` is what to ask for help, with the subcommand.
 pub fn refusal(error: &clap::Error, program: &str) -> Failure {
     let flag = word(error, ContextKind::InvalidArg).map(|text| bare(&text).to_owned());
     let value = word(error, ContextKind::InvalidValue);
@@ -22,7 +24,11 @@ pub fn refusal(error: &clap::Error, program: &str) -> Failure {
             if flag.starts_with('-') {
                 return failure.hint(help);
             }
-            failure.hint(format!("a subcommand comes first, the value of a switch follows a '=' ({help})"))
+            failure.hint(WORD)
+        }
+        (ErrorKind::ArgumentConflict, None, _) => {
+            let name = word(error, ContextKind::InvalidSubcommand).unwrap_or_default();
+            usage(format!("unexpected word: {name}")).hint(WORD)
         }
         (ErrorKind::InvalidSubcommand, ..) => {
             let name = word(error, ContextKind::InvalidSubcommand).unwrap_or_default();
@@ -66,7 +72,8 @@ pub fn refusal(error: &clap::Error, program: &str) -> Failure {
 }
 
 fn expected(error: &clap::Error) -> Option<String> {
-    word(error, ContextKind::ValidValue).map(|words| format!("expected one of {words}"))
+    let words = word(error, ContextKind::ValidValue).filter(|words| !words.is_empty())?;
+    Some(format!("expected one of {words}"))
 }
 
 /// Returns a value of the error's context; several are joined.
@@ -81,8 +88,11 @@ fn word(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-/// Leaves `--src` of `--src <DIR>` and of `--dry-run[=<BOOL>]`.
+/// Leaves `--src` of `--src <DIR>` and of `--dry-run[=<BOOL>]`, `PATH` of `[PATH]...`.
 fn bare(flag: &str) -> &str {
+    if let Some(name) = flag.strip_prefix(['[', '<']) {
+        return name.trim_end_matches([']', '>', '.']);
+    }
     match flag.find([' ', '[']) {
         Some(end) if flag.starts_with('-') && !flag.contains(", ") => &flag[..end],
         _ => flag,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use ha_sync_core::name::{DirectionError, NameError, RunIdError};
@@ -12,6 +13,9 @@ pub enum ValueError {
     /// A path is relative.
     #[error("not an absolute path")]
     Relative(PathBuf),
+    /// A path is empty, as after `--src=$UNSET`.
+    #[error("expected an absolute path")]
+    Empty,
     /// A path leads out of its root, or is absolute.
     #[error("expected a path relative to the root, without '..'")]
     NotBelow,
@@ -51,6 +55,9 @@ pub enum ValueError {
     /// A switch has neither of its values.
     #[error("expected true or false")]
     Switch,
+    /// A mode of deletion is none.
+    #[error("expected off, on or strict")]
+    Delete,
     /// The id of an approval is none.
     #[error("expected the id that the halted run printed")]
     Approval,
@@ -88,9 +95,17 @@ pub enum Amount {
     Percent(f64),
 }
 
+/// Takes what parses to a `T`, such as a pair's name.
+pub fn parsed<T: FromStr<Err: Into<ValueError>>>(text: &str) -> Result<T, ValueError> {
+    text.parse().map_err(Into::into)
+}
+
 /// Takes an absolute path; bytes that are not UTF-8 are welcome.
 pub fn absolute_path(text: &OsStr) -> Result<PathBuf, ValueError> {
     let path = PathBuf::from(text);
+    if text.is_empty() {
+        return Err(ValueError::Empty);
+    }
     if path.is_absolute() { Ok(path) } else { Err(ValueError::Relative(path)) }
 }
 
