@@ -79,12 +79,20 @@ fn expected(error: &clap::Error) -> Option<String> {
 /// Returns a value of the error's context; several are joined.
 fn word(error: &clap::Error, kind: ContextKind) -> Option<String> {
     match error.get(kind)? {
-        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::String(text) => Some(without_password(text)),
         ContextValue::Strings(texts) => {
             let names = texts.iter().map(|text| if kind == ContextKind::InvalidArg { bare(text) } else { text });
             Some(names.collect::<Vec<_>>().join(", "))
         }
         _ => None,
+    }
+}
+
+/// Hides a word that looks like a DSN, which a mistyped flag leaves behind: its password is never shown.
+fn without_password(word: &str) -> String {
+    match word.split_once('@') {
+        Some((user, host)) if user.contains(':') => format!("…@{host}"),
+        _ => word.to_owned(),
     }
 }
 

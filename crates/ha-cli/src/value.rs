@@ -73,6 +73,8 @@ impl ValueError {
     /// Returns what to type instead, where that is plain.
     pub fn hint(&self, flag: &str) -> Option<String> {
         match self {
+            // A DSN that stands behind the wrong flag is not repeated.
+            Self::Relative(path) if path.to_string_lossy().contains('@') => None,
             Self::Relative(path) => {
                 let path = path.strip_prefix(".").unwrap_or(path).display();
                 Some(format!("{flag} \"$PWD/{path}\""))

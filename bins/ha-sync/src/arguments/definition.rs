@@ -369,6 +369,8 @@ fn with_switches(command: clap::Command) -> clap::Command {
             .hide_default_value(true)
             .hide_possible_values(true)
             .value_parser(value::switch),
+        // Else `--lock-wait -1` would be told as an unknown flag `-1`.
+        ArgAction::Set | ArgAction::Append => argument.allow_negative_numbers(true),
         _ => argument,
     };
     command.mut_args(switch).mut_subcommands(with_switches)

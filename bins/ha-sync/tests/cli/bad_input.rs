@@ -2,11 +2,14 @@
 
 use crate::run;
 
+/// Returns stderr; a password of these tests is never in it.
 fn refused(words: &[&str]) -> String {
     let output = run(words);
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
-    String::from_utf8(output.stderr).unwrap()
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!text.contains("hunter2"), "{text}");
+    text
 }
 
 #[test]
@@ -83,10 +86,10 @@ fn a_bad_glob() {
 
 #[test]
 fn a_bad_threshold() {
-    insta::assert_snapshot!(refused(&["--src", "/a", "--dest", "/b", "--pair", "media", "--mtime-threshold", "-1"]), @r"
-    error: unknown argument: -1
+    insta::assert_snapshot!(refused(&["--src", "/a", "--dest", "/b", "--pair", "media", "--mtime-threshold", "-1"]), @r#"
+    error: invalid value for --mtime-threshold: "-1": expected seconds, like 2, 0.5, 30s, 15m or 1h
     hint: ha-sync --help
-    ");
+    "#);
 }
 
 #[test]
@@ -270,5 +273,25 @@ fn an_unknown_shell() {
     insta::assert_snapshot!(refused(&["completions", "cmd"]), @r#"
     error: invalid value for SHELL: "cmd": expected one of bash, elvish, fish, powershell, zsh
     hint: ha-sync completions --help
+    "#);
+}
+
+#[test]
+fn a_dsn_in_the_wrong_place() {
+    insta::assert_snapshot!(refused(&["mysql://user:hunter2@host/db"]), @r"
+    error: unknown subcommand: …@host/db
+    hint: ha-sync --help
+    ");
+    insta::assert_snapshot!(refused(&["--db-dns=user:hunter2@tcp(host:3306)/db"]), @r"
+    error: unknown argument: --db-dns
+    hint: did you mean --db-dsn?
+    ");
+    insta::assert_snapshot!(refused(&["--db-dns", "user:hunter2@tcp(host:3306)/db"]), @r"
+    error: unknown argument: --db-dns
+    hint: did you mean --db-dsn?
+    ");
+    insta::assert_snapshot!(refused(&["--src", "user:hunter2@tcp(host:3306)/db"]), @r#"
+    error: invalid value for --src: "…@tcp(host:3306)/db": not an absolute path
+    hint: ha-sync --help
     "#);
 }

@@ -43,7 +43,11 @@ impl Speed {
     fn left(self, counters: Counters) -> Option<Duration> {
         let need = |rest: u64, speed: f64| if rest == 0 { 0.0 } else { rest as f64 / speed };
         let bytes = need(counters.planned_bytes.saturating_sub(counters.copied), self.bytes);
-        let operations = need(counters.planned.saturating_sub(counters.done), self.operations);
+        let operations = match self.operations {
+            // The first file is a large one: its bytes are all that is known.
+            speed if speed == 0.0 && self.bytes > 0.0 => 0.0,
+            speed => need(counters.planned.saturating_sub(counters.done), speed),
+        };
         let seconds = bytes.max(operations);
         // Beyond ten days it is a guess that helps nobody; `from_secs_f64` panics on infinity.
         (seconds.is_finite() && seconds < 864_000.0).then(|| Duration::from_secs(seconds.ceil() as u64))
