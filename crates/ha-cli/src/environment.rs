@@ -1,0 +1,74 @@
+//! Declares every environment variable of the project, and is the only place that reads one.
+//!
+//! [`ALL`] is what the reference in `docs/cli` is made from.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Is an environment variable: its name and what it does.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// The name.
+    pub name: &'static str,
+    /// One sentence without a full stop.
+    pub about: &'static str,
+}
+
+impl Variable {
+    /// Returns the value; a variable that is set to nothing counts as not set.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn get(self) -> Option<OsString> {
+        std::env::var_os(self.name).filter(|value| !value.is_empty())
+    }
+}
+
+macro_rules! variables {
+    ($($name:ident = $text:literal: $about:literal;)*) => {
+        $(
+            #[doc = concat!("`", $text, "`: ", $about, ".")]
+            pub const $name: Variable = Variable { name: $text, about: $about };
+        )*
+
+        /// Holds every variable, in the order of the reference.
+        pub const ALL: &[Variable] = &[$($name),*];
+    };
+}
+
+variables! {
+    DB_DSN = "HA_SYNC_DB_DSN": "the database when `--db-dsn` is not given; here a password is not seen in the process list";
+    STATE_HOME = "XDG_STATE_HOME": "where logs go, in `ha-sync`, when the default log directory cannot be written; an absolute path";
+    HOME = "HOME": "its `.local/state` stands in for `XDG_STATE_HOME` when that is not set";
+    POD_NAME = "POD_NAME": "the name under which a lock is held in a cluster";
+    HOSTNAME = "HOSTNAME": "the name under which a lock is held when `POD_NAME` is not set";
+    NO_COLOR = "NO_COLOR": "no colour anywhere, whatever its value";
+    CLICOLOR_FORCE = "CLICOLOR_FORCE": "colour although stderr is no terminal, unless it is `0` or `NO_COLOR` is set";
+    TERM = "TERM": "`dumb` means a terminal without colour and without a progress bar";
+    COLUMNS = "COLUMNS": "the width of the help where no terminal tells one, at most 100";
+}
+
+/// Returns the directory for state that outlives a run: `$XDG_STATE_HOME`, else `$HOME/.local/state`. Relative
+/// values are ignored, as the XDG base directory specification demands.
+pub fn state_directory() -> Option<PathBuf> {
+    let absolute = |variable: Variable| variable.get().map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(STATE_HOME).or_else(|| absolute(HOME).map(|home| home.join(".local/state")))
+}
+
+/// Returns the name under which this process holds a lock: the pod's, else the host's, with what is not UTF-8
+/// replaced; nothing when the environment tells neither.
+pub fn holder_name() -> Option<String> {
+    POD_NAME.get().or_else(|| HOSTNAME.get()).map(|name| name.to_string_lossy().into_owned())
+}
+
+/// Tells whether the terminal can move its cursor.
+pub fn terminal_is_capable() -> bool {
+    TERM.get().is_none_or(|term| term != "dumb")
+}
+
+/// Tells whether text for people is coloured, given whether it goes to a terminal.
+pub fn colour(terminal: bool) -> bool {
+    if NO_COLOR.get().is_some() {
+        return false;
+    }
+    let forced = CLICOLOR_FORCE.get().is_some_and(|value| value != "0");
+    forced || (terminal && terminal_is_capable())
+}
