@@ -105,6 +105,7 @@ pub fn interrupted(dir: &Path, pair: &PairName) -> Result<Vec<InterruptedLog>, L
     for log in reader::sorted(candidates) {
         match LogReader::open(&log.path) {
             Ok(reader) if reader.header().sync_pair == *pair => {}
+            // another pair's log that cannot be read is no reason to stop this pair
             _ => continue,
         }
         match InterruptedLog::claim(&log.path) {

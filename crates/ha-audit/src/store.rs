@@ -56,7 +56,7 @@ pub enum StoreError {
         needed: i64,
     },
     /// A statement failed.
-    #[error("failed to {step} in audit database: {}", path.display())]
+    #[error("failed to {step} in the audit database: {}", path.display())]
     Query {
         /// What was tried.
         step: &'static str,
@@ -69,7 +69,7 @@ pub enum StoreError {
         source: Cause,
     },
     /// The database is well but refuses these rows, now and later.
-    #[error("failed to {step} in audit database: {}: the row is refused", path.display())]
+    #[error("failed to {step} in the audit database: {}: the row is refused", path.display())]
     Refused {
         /// What was tried.
         step: &'static str,
@@ -222,5 +222,12 @@ impl Store {
     /// successful run and the last successful dry run of each pair and direction stay.
     pub fn prune(&self, older_than: Timestamp, progress: &mut dyn FnMut(Pruned)) -> Result<Pruned, StoreError> {
         self.runtime.block_on(self.database().prune(older_than, progress))
+    }
+
+    /// Closes the store and waits for it: what a mere drop leaves to a thread that may outlive the caller.
+    pub fn close(self) -> Result<(), StoreError> {
+        let Self { database, runtime } = self;
+        let database = database.into_inner().unwrap_or_else(PoisonError::into_inner);
+        runtime.block_on(database.close())
     }
 }

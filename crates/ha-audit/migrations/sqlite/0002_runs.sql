@@ -18,4 +18,7 @@ WHERE typeof(started_at) = 'text' AND started_at <> strftime('%Y-%m-%d %H:%M:%f'
 UPDATE sync_operations SET ended_at = strftime('%Y-%m-%d %H:%M:%f', ended_at)
 WHERE typeof(ended_at) = 'text' AND ended_at <> strftime('%Y-%m-%d %H:%M:%f', ended_at);
 CREATE UNIQUE INDEX idx_run ON sync_iterations (run_id);
-CREATE UNIQUE INDEX idx_operation ON sync_operations (iteration_id, seq);
+-- Finds the operations of an iteration as the plan's index did, and takes its place: a second one would only slow the
+-- flush.
+DROP INDEX IF EXISTS idx_iteration;
+CREATE UNIQUE INDEX idx_iteration ON sync_operations (iteration_id, seq);

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use ha_audit::oplog::OpLog;
 use ha_audit::recovery;
 use proptest::prelude::*;
 
-use crate::{flush, intent, interrupted, iteration, open, operation, sql, success};
+use crate::{finished_log, flush, intent, interrupted, iteration, number, open, operation, sql, success};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -103,4 +105,40 @@ proptest! {
         });
         prop_assert_eq!(stored, expected.into_iter().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_flush_that_is_killed_anywhere_stores_all_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for run in 0..3 {
+        finished_log(dir.path(), &iteration("media", run), 20_000);
+    }
+    for delay in [5, 20, 40, 80, 120, 160] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crash::flushes_until_it_is_killed", "--ignored"])
+            .env("HA_AUDIT_TEST_DIR", dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let store = open(dir.path());
+    let (summary, _) = flush(dir.path(), &store);
+    assert!(summary.error.is_none() && summary.left == 0 && summary.broken == 0, "{summary:?}");
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 60_000);
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_iterations WHERE status = 'success'"), 3);
+    store.close().unwrap();
+    let check: String = sql(dir.path(), async |connection| {
+        sqlx::query_scalar("PRAGMA integrity_check").fetch_one(connection).await.unwrap()
+    });
+    assert_eq!(check, "ok");
+}
+
+#[test]
+#[ignore = "is the child of a_flush_that_is_killed_anywhere_stores_all_once"]
+fn flushes_until_it_is_killed() {
+    let Some(dir) = std::env::var_os("HA_AUDIT_TEST_DIR") else { return };
+    flush(Path::new(&dir), &open(Path::new(&dir)));
 }

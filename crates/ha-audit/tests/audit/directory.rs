@@ -140,7 +140,7 @@ fn a_store_that_fails_leaves_the_logs() {
     let (summary, _) = flush(dir.path(), &store);
     assert_eq!((summary.left, summary.flushed, logs(dir.path()).len()), (2, 0, 2));
     let error = summary.error.unwrap();
-    assert!(error.to_string().starts_with("failed to store operations in audit database: "), "{error}");
+    assert!(error.to_string().starts_with("failed to store operations in the audit database: "), "{error}");
     crate::sql(dir.path(), async |connection| {
         sqlx::raw_sql("ALTER TABLE elsewhere RENAME TO sync_operations").execute(connection).await.unwrap();
     });
