@@ -1,0 +1,233 @@
+//! The audit store: every run and operation, in SQL.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ha_sync_core::name::{Direction, PairName, RunId};
+use ha_sync_core::record::{Counts, Fingerprint, Iteration, Status};
+use jiff::Timestamp;
+use tokio::runtime::Runtime;
+
+use crate::dsn::Dsn;
+use crate::reader::{LogError, LogReader};
+use crate::sqlite;
+
+/// Is the cause of a failure that the database or its driver tells.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// Says why the store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be opened: "not reachable" (sync.md §11).
+    #[error("failed to open audit database: {}", path.display())]
+    Unreachable {
+        /// The database file.
+        path: PathBuf,
+        /// Whether it may be reachable later without anybody's help.
+        retryable: bool,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The schema cannot be brought up to date.
+    #[error("failed to migrate audit database: {}", path.display())]
+    Migrate {
+        /// The database file.
+        path: PathBuf,
+        /// Whether another try may succeed.
+        retryable: bool,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The schema is not that of this program, and it was opened for reading only or was made by a newer one.
+    #[error(
+        "audit database has schema version {found}, this program needs {needed}: {}",
+        path.display()
+    )]
+    Schema {
+        /// The database file.
+        path: PathBuf,
+        /// The version that it has; 0 without one.
+        found: i64,
+        /// The version of this program.
+        needed: i64,
+    },
+    /// A statement failed.
+    #[error("failed to {step} in the audit database: {}", path.display())]
+    Query {
+        /// What was tried.
+        step: &'static str,
+        /// The database file.
+        path: PathBuf,
+        /// Whether another try may succeed.
+        retryable: bool,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The database is well but refuses these rows, now and later.
+    #[error("failed to {step} in the audit database: {}: the row is refused", path.display())]
+    Refused {
+        /// What was tried.
+        step: &'static str,
+        /// The database file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The runtime that drives the database cannot be started.
+    #[error("failed to start the database runtime")]
+    Runtime(#[source] std::io::Error),
+    /// The log that is flushed cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl StoreError {
+    /// Tells whether the same call may succeed later without anybody's help.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { retryable, .. } | Self::Migrate { retryable, .. } | Self::Query { retryable, .. } => {
+                *retryable
+            }
+            Self::Runtime(_) => true,
+            Self::Schema { .. } | Self::Refused { .. } | Self::Log(_) => false,
+        }
+    }
+}
+
+/// Is what a flush did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flushed {
+    /// The run.
+    pub run_id: RunId,
+    /// Its pair.
+    pub sync_pair: PairName,
+    /// Operations in the log, whether they were in the store already or not.
+    pub operations: u64,
+    /// The status that the run's row has now.
+    pub status: Status,
+    /// Whether the log has no trailer.
+    pub interrupted: bool,
+}
+
+/// Is a row of `sync_iterations`. Rows from before this program may hold any text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IterationRow {
+    /// The row's key.
+    pub id: i64,
+    /// The run; absent in rows from before this program.
+    pub run_id: Option<String>,
+    /// The pair.
+    pub sync_pair: String,
+    /// The label of the direction.
+    pub direction: String,
+    /// The source root.
+    pub src: String,
+    /// The destination root.
+    pub dest: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it stands or ended.
+    pub status: Status,
+    /// Whether nothing was copied or deleted.
+    pub dry_run: bool,
+    /// What was counted.
+    pub counts: Counts,
+    /// What stopped it, or the first failures.
+    pub error_message: Option<String>,
+    /// The Lease's fencing value.
+    pub lease_transitions: Option<i64>,
+}
+
+/// Counts what retention removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Rows of `sync_iterations`.
+    pub iterations: u64,
+    /// Rows of `sync_operations`.
+    pub operations: u64,
+}
+
+/// Is an open audit store. Its calls block; it may be shared between threads, which then wait for each other.
+#[derive(Debug)]
+pub struct Store {
+    // the one place that knows which database it is: another one becomes a variant here
+    database: Mutex<sqlite::Database>,
+    /// Declared last: the connection closes before its runtime goes.
+    runtime: Runtime,
+}
+
+impl Store {
+    /// Opens the store, makes the database when it is not there, and brings its schema up to date.
+    pub fn open(dsn: &Dsn, connect_timeout: Duration) -> Result<Self, StoreError> {
+        Self::open_with(dsn, connect_timeout, sqlite::Access::Write)
+    }
+
+    /// Opens a store that is there, for reading only.
+    pub fn open_read_only(dsn: &Dsn, connect_timeout: Duration) -> Result<Self, StoreError> {
+        Self::open_with(dsn, connect_timeout, sqlite::Access::Read)
+    }
+
+    fn open_with(dsn: &Dsn, connect_timeout: Duration, access: sqlite::Access) -> Result<Self, StoreError> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StoreError::Runtime)?;
+        let database = match dsn {
+            Dsn::Sqlite(path) => runtime.block_on(sqlite::Database::open(path, connect_timeout, access))?,
+        };
+        Ok(Self { database: Mutex::new(database), runtime })
+    }
+
+    fn database(&self) -> MutexGuard<'_, sqlite::Database> {
+        // a transaction that a panic left open was rolled back when it was dropped
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that a run has begun; its row is `running` until its log is flushed.
+    pub fn begin(&self, iteration: &Iteration) -> Result<(), StoreError> {
+        self.runtime.block_on(self.database().begin(iteration))
+    }
+
+    /// Brings a log into the store: its operations in batches, then, in a last transaction that is durable when this
+    /// returns, the end of its run. What is there already stays as it is, so a flush may be repeated at any time.
+    ///
+    /// A log without a trailer makes a run that `failed`, "interrupted", counted from its operation lines. Of a
+    /// broken log the part before the broken line is recorded likewise, and the error returned.
+    pub fn flush(&self, log: &Path) -> Result<Flushed, StoreError> {
+        let reader = LogReader::open(log)?;
+        self.runtime.block_on(self.database().flush(reader))
+    }
+
+    /// Returns the start and the operations of the last successful dry run.
+    pub fn last_dry_run(
+        &self,
+        pair: &PairName,
+        direction: &Direction,
+    ) -> Result<Option<(Timestamp, Fingerprint)>, StoreError> {
+        self.runtime.block_on(self.database().last_dry_run(pair, direction))
+    }
+
+    /// Returns the last runs, newest first, dry runs too.
+    pub fn iterations(&self, pair: Option<&PairName>, limit: u32) -> Result<Vec<IterationRow>, StoreError> {
+        self.runtime.block_on(self.database().iterations(pair, limit))
+    }
+
+    /// Removes the runs that began before `older_than`, in small transactions; `progress` hears of each. The last
+    /// successful run and the last successful dry run of each pair and direction stay.
+    pub fn prune(&self, older_than: Timestamp, progress: &mut dyn FnMut(Pruned)) -> Result<Pruned, StoreError> {
+        self.runtime.block_on(self.database().prune(older_than, progress))
+    }
+
+    /// Closes the store and waits for it: what a mere drop leaves to a thread that may outlive the caller.
+    pub fn close(self) -> Result<(), StoreError> {
+        let Self { database, runtime } = self;
+        let database = database.into_inner().unwrap_or_else(PoisonError::into_inner);
+        runtime.block_on(database.close())
+    }
+}

@@ -1,0 +1,205 @@
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
+use ha_audit::flush::retain;
+use ha_audit::oplog::OpLog;
+use ha_audit::reader;
+use ha_audit::recovery;
+use ha_sync_core::record::Status;
+use jiff::Timestamp;
+
+use crate::{dead_log, finished_log, flush, intent, interrupted, iteration, logs, number, open, operation, operations};
+
+#[test]
+fn finished_logs_are_flushed_oldest_first_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    finished_log(dir.path(), &iteration("media", 2), 5);
+    finished_log(dir.path(), &iteration("photos", 1), 7);
+    let (summary, events) = flush(dir.path(), &store);
+    assert_eq!((summary.flushed, summary.operations, summary.left), (2, 12, 0));
+    assert!(summary.error.is_none());
+    assert_eq!(
+        events,
+        [
+            "flushed opslog-photos-dell-to-hp-2026-04-13T15:24:57.123Z.jsonl",
+            "flushed opslog-media-dell-to-hp-2026-04-13T15:25:57.123Z.jsonl",
+        ]
+    );
+    assert!(logs(dir.path()).is_empty());
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 12);
+}
+
+#[test]
+fn a_log_of_a_live_run_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let live = OpLog::create(dir.path(), &iteration("media", 0)).unwrap();
+    live.append(&operations(1..=3)).unwrap();
+    let (summary, _) = flush(dir.path(), &store);
+    assert_eq!((summary.live, summary.flushed), (1, 0));
+    assert!(live.path().exists());
+    live.finish(&crate::success(3)).unwrap();
+    assert_eq!(flush(dir.path(), &store).0.flushed, 1);
+}
+
+#[test]
+fn broken_and_headerless_logs_do_not_block_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let broken = dead_log(dir.path(), &iteration("media", 0), 200);
+    let text = fs::read_to_string(&broken).unwrap().replacen("\"seq\":151,", "\"seq\":,", 1);
+    fs::write(&broken, text).unwrap();
+    fs::write(dir.path().join("opslog-media-fwd-2026-04-13T15:24:00Z.jsonl"), "{\"type\":\"iter").unwrap();
+    finished_log(dir.path(), &iteration("media", 3), 4);
+    let (summary, events) = flush(dir.path(), &store);
+    assert_eq!((summary.broken, summary.removed, summary.flushed, summary.left), (1, 1, 1, 0));
+    assert_eq!(events.len(), 3);
+    assert_eq!(logs(dir.path()), ["opslog-media-dell-to-hp-2026-04-13T15:23:57.123Z.jsonl.broken"]);
+    // what was before the broken line is kept
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 154);
+    let rows = store.iterations(None, 10).unwrap();
+    let message = "interrupted: operation log is broken at line 152";
+    assert_eq!((rows[1].status, rows[1].error_message.as_deref()), (Status::Failed, Some(message)));
+    assert_eq!(rows[1].counts.files_created, 150);
+}
+
+#[test]
+fn a_dead_run_waits_for_the_next_run_of_its_pair() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = OpLog::create(dir.path(), &iteration("photos", 0)).unwrap();
+    log.intend(&[intent(1), intent(2)]).unwrap();
+    log.append(&[operation(1)]).unwrap();
+    drop(log);
+    // nothing was begun: nothing to wait for
+    dead_log(dir.path(), &iteration("photos", 1), 0);
+    let (summary, events) = flush(dir.path(), &store);
+    assert_eq!((summary.flushed, summary.set_aside), (2, 1));
+    assert!(events[0].starts_with("set aside ") && events[1].starts_with("flushed "), "{events:?}");
+    assert!(logs(dir.path()).is_empty());
+    let aside = dir.path().join("state/photos").join(format!("interrupted-{}.jsonl", iteration("photos", 0).run_id));
+    assert!(aside.exists());
+    let row = &store.iterations(None, 10).unwrap()[1];
+    assert_eq!((row.status, row.error_message.as_deref()), (Status::Failed, Some("interrupted")));
+    assert_eq!((row.counts.files_created, row.counts.total_bytes_transferred), (1, 10));
+    assert_eq!(row.ended_at, operation(1).ended_at);
+
+    // it is not flushed again and again, and claimed by its own pair
+    assert_eq!(flush(dir.path(), &store).0.flushed, 0);
+    let mut claimed = recovery::interrupted(dir.path(), &"photos".parse().unwrap()).unwrap();
+    let claimed = claimed.pop().unwrap();
+    assert_eq!(claimed.unresolved().intents, [intent(2)]);
+    claimed.conclude(&operations(2..=2), &interrupted()).unwrap();
+    assert_eq!(flush(dir.path(), &store).0.flushed, 1);
+    assert!(!aside.exists());
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 2);
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_iterations"), 2);
+}
+
+#[test]
+fn a_dead_dry_run_leaves_nothing_to_wait_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut dry = iteration("photos", 0);
+    dry.dry_run = true;
+    dead_log(dir.path(), &dry, 4);
+    let (summary, _) = flush(dir.path(), &store);
+    assert_eq!((summary.flushed, summary.set_aside), (1, 0));
+    assert!(logs(dir.path()).is_empty());
+    let row = &store.iterations(None, 1).unwrap()[0];
+    assert_eq!((row.counts.files_created, row.counts.total_bytes_transferred), (4, 0));
+}
+
+#[test]
+fn a_crash_between_commit_and_removal_duplicates_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = finished_log(dir.path(), &iteration("media", 0), 300);
+    let whole = fs::read(&log).unwrap();
+    for _ in 0..3 {
+        assert_eq!(flush(dir.path(), &store).0.flushed, 1);
+        assert!(!log.exists());
+        // as if the removal never reached the disk
+        fs::write(&log, &whole).unwrap();
+    }
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 300);
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_iterations"), 1);
+}
+
+#[test]
+fn a_store_that_fails_leaves_the_logs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    finished_log(dir.path(), &iteration("media", 0), 10);
+    finished_log(dir.path(), &iteration("media", 1), 10);
+    crate::sql(dir.path(), async |connection| {
+        sqlx::raw_sql("ALTER TABLE sync_operations RENAME TO elsewhere").execute(connection).await.unwrap();
+    });
+    let (summary, _) = flush(dir.path(), &store);
+    assert_eq!((summary.left, summary.flushed, logs(dir.path()).len()), (2, 0, 2));
+    let error = summary.error.unwrap();
+    assert!(error.to_string().starts_with("failed to store operations in the audit database: "), "{error}");
+    crate::sql(dir.path(), async |connection| {
+        sqlx::raw_sql("ALTER TABLE elsewhere RENAME TO sync_operations").execute(connection).await.unwrap();
+    });
+    assert_eq!(flush(dir.path(), &store).0.flushed, 2);
+    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 20);
+}
+
+#[test]
+fn retention_removes_broken_logs_and_names_unflushed_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = finished_log(dir.path(), &iteration("media", 0), 1);
+    let broken = dir.path().join("opslog-media-x.jsonl.broken");
+    let recent = dir.path().join("opslog-media-y.jsonl.broken");
+    fs::write(&broken, "").unwrap();
+    fs::write(&recent, "").unwrap();
+    for old in [&log, &broken] {
+        File::options()
+            .write(true)
+            .open(old)
+            .unwrap()
+            .set_modified(SystemTime::now() - Duration::from_secs(11 * 86_400))
+            .unwrap();
+    }
+    let retained = retain(dir.path(), Timestamp::now() - Duration::from_secs(10 * 86_400)).unwrap();
+    assert_eq!((retained.removed, retained.unflushed), (1, vec![log.clone()]));
+    assert!(log.exists() && recent.exists() && !broken.exists());
+}
+
+#[test]
+fn a_log_that_may_not_be_opened_does_not_block_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = finished_log(dir.path(), &iteration("media", 0), 1);
+    finished_log(dir.path(), &iteration("media", 1), 1);
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o000)).unwrap();
+    if File::open(&log).is_ok() {
+        println!("skipped: root may open every file");
+        return;
+    }
+    let (summary, events) = flush(dir.path(), &store);
+    assert_eq!((summary.left, summary.flushed), (1, 1), "{events:?}");
+    assert_eq!(reader::list(dir.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_log_whose_rows_are_refused_does_not_block_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    finished_log(dir.path(), &iteration("media", 0), 10);
+    finished_log(dir.path(), &iteration("media", 1), 5);
+    crate::sql(dir.path(), async |connection| {
+        sqlx::raw_sql(
+            "CREATE TRIGGER refuse BEFORE INSERT ON sync_operations WHEN NEW.seq = 7 \
+             BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        )
+        .execute(connection)
+        .await
+        .unwrap();
+    });
+    let (summary, events) = flush(dir.path(), &store);
+    assert_eq!((summary.broken, summary.flushed, summary.left), (1, 1, 0), "{events:?}");
+}
