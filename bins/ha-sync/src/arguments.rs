@@ -178,9 +178,9 @@ fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Setting
 }
 
 fn restore_settings(arguments: RestoreArguments) -> RestoreSettings {
-    let RestoreArguments { root, paths, run, list, to, force, dry_run, output } = arguments;
+    let RestoreArguments { root, paths, run, list, force, dry_run, output } = arguments;
     let list = list || (paths.is_empty() && run.is_none());
-    RestoreSettings { root, paths, run, list, to, force, dry_run, output: short_output(output) }
+    RestoreSettings { root, paths, run, list, force, dry_run, output: short_output(output) }
 }
 
 fn prune_settings(arguments: PruneArguments, matches: &ArgMatches) -> Result<PruneSettings, Failure> {

@@ -2,7 +2,12 @@
 
 mod arguments;
 mod manual;
+mod prune;
+mod records;
+mod restore;
+mod run;
 mod settings;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -40,11 +45,10 @@ fn log_format(request: &Request) -> LogFormat {
 }
 
 fn serve(request: Request) -> Result<exit::ExitCode, Failure> {
-    let not_wired = |what: &str| Failure::new(FailureKind::Failed, format!("not wired: {what}"));
     match request {
-        Request::Run(settings) => Err(not_wired(&format!("a run of the pair {}", settings.pair))),
-        Request::Restore(settings) => Err(not_wired(&format!("restore of {}", settings.root.display()))),
-        Request::Prune(settings) => Err(not_wired(&format!("prune of {}", settings.records.log_dir.display()))),
+        Request::Run(settings) => run::run(&settings),
+        Request::Restore(settings) => restore::serve(&settings),
+        Request::Prune(settings) => prune::serve(&settings),
         Request::Completions(shell) => manual::completions(shell).map(|()| exit::ExitCode::Success),
         Request::Man(man) => manual::serve(man).map(|()| exit::ExitCode::Success),
     }

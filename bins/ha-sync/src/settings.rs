@@ -189,8 +189,6 @@ pub(crate) struct RestoreSettings {
     pub(crate) run: Option<RunId>,
     /// Whether the trash is only listed.
     pub(crate) list: bool,
-    /// Absolute; where they go instead of where they were.
-    pub(crate) to: Option<PathBuf>,
     /// Whether what is there now may be replaced (it goes to the trash).
     pub(crate) force: bool,
     /// Whether nothing is changed.
@@ -229,7 +227,6 @@ impl Secret {
     }
 
     /// Returns the text, for the one who needs it.
-    #[expect(dead_code, reason = "the wiring that opens the database is not there yet")]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

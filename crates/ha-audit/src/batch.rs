@@ -187,7 +187,7 @@ impl Tally {
         self.operations
     }
 
-    fn add(&mut self, operation: &OperationLine<'_>, dry_run: bool) {
+    pub(crate) fn add(&mut self, operation: &OperationLine<'_>, dry_run: bool) {
         self.operations += 1;
         self.last_time.clear();
         self.last_time.push_str(operation.ended_at.as_ref().unwrap_or(&operation.started_at).as_str());

@@ -208,7 +208,7 @@ pub struct Retained {
 }
 
 /// Removes the broken logs that were last written before `older_than`, and names the unflushed ones that were.
-pub fn retain(dir: &Path, older_than: Timestamp) -> Result<Retained, FileError> {
+pub fn retain(dir: &Path, older_than: Timestamp, dry_run: bool) -> Result<Retained, FileError> {
     let mut retained = Retained::default();
     let mut dirs = vec![dir.to_owned()];
     for entry in files::list_if_any(&dir.join("state"))? {
@@ -227,7 +227,9 @@ pub fn retain(dir: &Path, older_than: Timestamp) -> Result<Retained, FileError> 
                 continue;
             }
             if broken {
-                files::remove(&path)?;
+                if !dry_run {
+                    files::remove(&path)?;
+                }
                 retained.removed += 1;
             } else {
                 retained.unflushed.push(path);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ha_sync_core::name::PairName;
 use ha_sync_core::record::{Intent, Iteration, Operation, OperationKind, Outcome};
 
+use crate::batch::Tally;
 use crate::files::{self, FileError};
 use crate::line::{self, Kind, OperationLine};
 use crate::reader::{self, Extent, LogError, LogReader};
@@ -77,6 +78,31 @@ impl InterruptedLog {
     /// Returns what it leaves open.
     pub fn unresolved(&self) -> &Unresolved {
         &self.unresolved
+    }
+
+    /// Returns how the run ended: failed, interrupted, with the counts of its log and of the operations that were
+    /// found done.
+    pub fn outcome(&self, found_done: &[Operation]) -> Result<Outcome, LogError> {
+        let mut tally = Tally::default();
+        let mut reader = LogReader::open(&self.path)?;
+        let dry_run = reader.header().dry_run;
+        while reader.next_with(|kind, line| {
+            if kind == Kind::Operation {
+                tally.add(&serde_json::from_slice(line)?, dry_run);
+            }
+            Ok(())
+        })? {}
+        let mut outcome = tally.end(&self.unresolved.header, None);
+        let counts = &mut outcome.counts;
+        for operation in found_done {
+            match operation.operation {
+                OperationKind::Create => counts.files_created += 1,
+                OperationKind::Update => counts.files_updated += 1,
+                OperationKind::Delete => counts.files_deleted += 1,
+            }
+            counts.total_bytes_transferred += operation.size_after.unwrap_or_default();
+        }
+        Ok(outcome)
     }
 
     /// Appends how its last operations ended and a trailer, in place of a torn last line, and makes both durable.

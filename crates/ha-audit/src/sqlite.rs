@@ -301,14 +301,9 @@ impl Database {
         rows.iter().map(|row| iteration_row(row).map_err(&failed)).collect()
     }
 
-    pub(crate) async fn prune(
-        &mut self,
-        older_than: Timestamp,
-        progress: &mut dyn FnMut(Pruned),
-    ) -> Result<Pruned, StoreError> {
-        let failed = failure("remove old runs", &self.path);
+    async fn old_runs(&mut self, older_than: Timestamp) -> Result<Vec<i64>, StoreError> {
         // SQLite takes a bare column of an aggregate from the row that has the maximum
-        let runs: Vec<i64> = sqlx::query_scalar(
+        sqlx::query_scalar(
             "SELECT id FROM sync_iterations WHERE started_at < ? AND id NOT IN (SELECT id FROM (\
              SELECT id, MAX(started_at) FROM sync_iterations WHERE status = 'success' \
              GROUP BY sync_pair, direction, dry_run)) ORDER BY started_at, id",
@@ -316,7 +311,30 @@ impl Database {
         .bind(time::sql_text(older_than))
         .fetch_all(&mut self.connection)
         .await
-        .map_err(&failed)?;
+        .map_err(failure("find old runs", &self.path))
+    }
+
+    pub(crate) async fn prunable(&mut self, older_than: Timestamp) -> Result<Pruned, StoreError> {
+        let mut pruned = Pruned::default();
+        for run in self.old_runs(older_than).await? {
+            let operations: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sync_operations WHERE iteration_id = ?")
+                .bind(run)
+                .fetch_one(&mut self.connection)
+                .await
+                .map_err(failure("count old operations", &self.path))?;
+            pruned.iterations += 1;
+            pruned.operations += operations.unsigned_abs();
+        }
+        Ok(pruned)
+    }
+
+    pub(crate) async fn prune(
+        &mut self,
+        older_than: Timestamp,
+        progress: &mut dyn FnMut(Pruned),
+    ) -> Result<Pruned, StoreError> {
+        let failed = failure("remove old runs", &self.path);
+        let runs = self.old_runs(older_than).await?;
         let mut pruned = Pruned::default();
         for run in runs {
             loop {

@@ -224,6 +224,11 @@ impl Store {
         self.runtime.block_on(self.database().prune(older_than, progress))
     }
 
+    /// Counts what [`Store::prune`] would remove.
+    pub fn prunable(&self, older_than: Timestamp) -> Result<Pruned, StoreError> {
+        self.runtime.block_on(self.database().prunable(older_than))
+    }
+
     /// Closes the store and waits for it: what a mere drop leaves to a thread that may outlive the caller.
     pub fn close(self) -> Result<(), StoreError> {
         let Self { database, runtime } = self;

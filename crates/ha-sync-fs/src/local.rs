@@ -93,3 +93,13 @@ pub fn unnamed_file(directory: &Path) -> Result<fs::File, FsError> {
     };
     open().map_err(|error| FsError::local("make a temporary file", &path, error))
 }
+
+/// Tells whether a path is a directory that can be looked at.
+pub fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|entry| entry.is_dir())
+}
+
+/// Tells whether something is at a path.
+pub fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

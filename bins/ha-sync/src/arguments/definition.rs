@@ -255,8 +255,9 @@ Examples:
     ha-sync restore --root /mnt/hp/media
   Put the newest version of a folder back:
     ha-sync restore --root /mnt/hp/media photos/2026
-  Look at a run without touching the root:
-    ha-sync restore --root /mnt/hp/media --run 20260413T152357Z-0123abcd --to /tmp/look")]
+  See what undoing a run would do, then undo it:
+    ha-sync restore --root /mnt/hp/media --run 20260413T152357Z-0123abcd --force --dry-run
+    ha-sync restore --root /mnt/hp/media --run 20260413T152357Z-0123abcd --force")]
 pub(crate) struct RestoreArguments {
     /// Root whose trash it is, an absolute path
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = absolute_path())]
@@ -269,11 +270,8 @@ pub(crate) struct RestoreArguments {
     #[arg(long, value_name = "ID", value_parser = value::parsed::<RunId>)]
     pub(crate) run: Option<RunId>,
     /// List, put nothing back
-    #[arg(long, conflicts_with_all = ["to", "force"])]
+    #[arg(long, conflicts_with = "force")]
     pub(crate) list: bool,
-    /// Put it into this directory instead of where it was, an absolute path
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = absolute_path())]
-    pub(crate) to: Option<PathBuf>,
     /// Replace what is there now (it goes to the trash)
     #[arg(long)]
     pub(crate) force: bool,

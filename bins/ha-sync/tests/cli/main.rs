@@ -166,7 +166,6 @@ fn help_of_subcommands() {
           --root <DIR>        Root whose trash it is, an absolute path
           --run <ID>          Run whose trash is meant [default: for each path the newest that has it]
           --list[=<BOOL>]     List, put nothing back
-          --to <DIR>          Put it into this directory instead of where it was, an absolute path
           --force[=<BOOL>]    Replace what is there now (it goes to the trash)
           --dry-run[=<BOOL>]  Print what would be put back, change nothing
       -h, --help              Print help (see more with '--help')

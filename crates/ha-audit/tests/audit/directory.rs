@@ -164,7 +164,7 @@ fn retention_removes_broken_logs_and_names_unflushed_ones() {
             .set_modified(SystemTime::now() - Duration::from_secs(11 * 86_400))
             .unwrap();
     }
-    let retained = retain(dir.path(), Timestamp::now() - Duration::from_secs(10 * 86_400)).unwrap();
+    let retained = retain(dir.path(), Timestamp::now() - Duration::from_secs(10 * 86_400), false).unwrap();
     assert_eq!((retained.removed, retained.unflushed), (1, vec![log.clone()]));
     assert!(log.exists() && recent.exists() && !broken.exists());
 }

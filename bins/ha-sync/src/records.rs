@@ -1,0 +1,93 @@
+//! Where a run's records go: the log directory, and the audit store.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ha_audit::dsn::Dsn;
+use ha_audit::flush::{self, FlushEvent};
+use ha_audit::store::Store;
+use ha_cli::environment;
+use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_sync_fs::error::printable_path;
+use ha_sync_fs::{FsError, local};
+
+use crate::settings::Records;
+
+/// An unreachable database delays a run by no more.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Is the name of the embedded database in the log directory.
+const DATABASE: &str = "ha-sync.db";
+
+/// Returns the log directory, made when it was absent, and what to say when it is not the one that was meant.
+///
+/// Only the default gives way, to the user's state directory.
+pub(crate) fn log_directory(records: &Records) -> Result<(PathBuf, Option<String>), Failure> {
+    let error = match usable(&records.log_dir) {
+        Ok(()) => return Ok((records.log_dir.clone(), None)),
+        Err(error) => error,
+    };
+    let hint = "name a directory that can be written: --log-dir DIR";
+    let refused = |error: &FsError| {
+        Failure::from_error(FailureKind::Usage, error).context("the log directory cannot be used").hint(hint)
+    };
+    if records.log_dir_given {
+        return Err(refused(&error));
+    }
+    let Some(state) = environment::state_directory() else { return Err(refused(&error)) };
+    let fallback = state.join("ha-sync");
+    usable(&fallback).map_err(|error| refused(&error))?;
+    let note = format!(
+        "{} cannot be written, logs and state go to {}",
+        printable_path(&records.log_dir),
+        printable_path(&fallback)
+    );
+    Ok((fallback, Some(note)))
+}
+
+fn usable(directory: &Path) -> Result<(), FsError> {
+    local::create_directories(directory)?;
+    local::list(directory)?;
+    local::unnamed_file(directory).map(drop)
+}
+
+/// Reads the DSN; without one it is SQLite in the log directory.
+pub(crate) fn dsn(records: &Records, log_directory: &Path) -> Result<Dsn, Failure> {
+    match &records.db_dsn {
+        None => Ok(Dsn::Sqlite(log_directory.join(DATABASE))),
+        Some(text) => text.reveal().parse::<Dsn>().or_failure(FailureKind::Usage).map_err(|failure| {
+            failure
+                .context("the value of --db-dsn or HA_SYNC_DB_DSN is refused")
+                .hint("for a file: --db-dsn sqlite:/var/lib/ha-sync/audit.db")
+        }),
+    }
+}
+
+/// Opens the store, or says why its rows must wait.
+pub(crate) fn open(dsn: &Dsn) -> Result<Store, String> {
+    Store::open(dsn, CONNECT_TIMEOUT).map_err(|error| {
+        let failure = Failure::from_error(FailureKind::Failed, &error);
+        format!("the audit store is not reachable, its rows wait in the log: {}", failure.one_line())
+    })
+}
+
+/// Brings every log of the directory into the store and deletes it; says what else happened.
+pub(crate) fn flush(log_directory: &Path, store: &Store, say: &dyn Fn(&str)) {
+    let shown = printable_path;
+    let summary = flush::flush_all(log_directory, store, &mut |event| match event {
+        FlushEvent::Broken { path, moved_to, error } => {
+            let error = Failure::from_error(FailureKind::Failed, error).one_line();
+            say(&format!("a broken log was set aside: {} is now {}: {error}", shown(path), shown(moved_to)));
+        }
+        FlushEvent::Failed { path, error } => {
+            let error = Failure::from_error(FailureKind::Failed, error).one_line();
+            say(&format!("a log could not be flushed and stays: {}: {error}", shown(path)));
+        }
+        FlushEvent::Removed { path } => say(&format!("a log without a whole header was removed: {}", shown(path))),
+        FlushEvent::Flushed { .. } | FlushEvent::SetAside { .. } | FlushEvent::Live { .. } => {}
+    });
+    if let Some(error) = &summary.error {
+        let error = Failure::from_error(FailureKind::Failed, error).one_line();
+        say(&format!("{} logs wait for the next run: {error}", summary.left));
+    }
+}

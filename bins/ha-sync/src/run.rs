@@ -1,0 +1,430 @@
+//! A one-way run: lock, records, engine, summary.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ha_audit::oplog::OpLog;
+use ha_audit::recovery;
+use ha_audit::store::Store;
+use ha_cli::environment;
+use ha_cli::exit::ExitCode;
+use ha_cli::failure::{Failure, FailureKind, OrFailure as _, Signal};
+use ha_cli::report::{Both, Mode, Options, Reporter};
+use ha_cli::summary::{Places, PlanPrinter, SummaryOptions};
+use ha_cli::value::Amount;
+use ha_sync_core::decide::DeleteMissing;
+use ha_sync_core::entry::Time;
+use ha_sync_core::event::{Event, Observer as _, Phase};
+use ha_sync_core::filter::Rule;
+use ha_sync_core::limits::{MaxDelete, MinFree};
+use ha_sync_core::name::RunId;
+use ha_sync_core::path::{escape, unescape};
+use ha_sync_core::record::{Counts, Intent, Iteration, LogError, Operation, OperationLog, Outcome, Status};
+use ha_sync_engine::state::PairState;
+use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReason};
+use ha_sync_fs::content::Hashing;
+use ha_sync_fs::error::printable_path;
+use ha_sync_fs::lock::{FileLock, LockError};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::settings::{self, LockKind, Settings};
+use crate::{records, signals};
+
+/// A flush of more operations may take longer than a stopped run should; its log waits for the next one.
+const QUICKLY_FLUSHED: u64 = 1_000_000;
+
+/// Tells the time in milliseconds, as records keep it.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// Makes the id of a run that starts now.
+pub(crate) fn new_run_id(start: Timestamp) -> RunId {
+    // The hasher of the standard library is seeded by the kernel.
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    RunId::new(start, (random >> 32) as u32 ^ random as u32)
+}
+
+/// Runs the job that the settings describe.
+pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
+    let stop = Arc::new(Stop::default());
+    signals::listen(&stop)?;
+    let start = now();
+    let run_id = new_run_id(start);
+    let job = job(settings);
+    let (log_directory, note) = records::log_directory(&settings.records)?;
+    let dsn = records::dsn(&settings.records, &log_directory)?;
+    let reporter = Reporter::new(Options {
+        mode: Mode::choose(settings.output.log_format, settings.dry_run && !settings.output.quiet),
+        verbose: settings.output.verbose,
+        quiet: settings.output.quiet,
+        dry_run: settings.dry_run,
+    });
+    if let Some(note) = note {
+        reporter.note(&note);
+    }
+    let Some(lock) = lock(settings, &run_id, &stop)? else {
+        reporter.note(&format!("the lock of pair {} is held by another run, skipped", settings.pair));
+        reporter.stop();
+        return Ok(ExitCode::Success);
+    };
+    let iteration = Iteration {
+        run_id,
+        sync_pair: settings.pair.clone(),
+        direction: settings.direction.clone(),
+        src: escape(std::os::unix::ffi::OsStrExt::as_bytes(settings.src.as_os_str())),
+        dest: escape(std::os::unix::ffi::OsStrExt::as_bytes(settings.dest.as_os_str())),
+        started_at: start,
+        dry_run: settings.dry_run,
+    };
+    let store = records::open(&dsn).map_err(|why| reporter.event(Event::Warning { message: &why })).ok();
+    let run = Run { settings, job, iteration, log_directory, stop: &stop, reporter: &reporter, store };
+    let result = run.run(&dsn.to_string());
+    drop(lock);
+    reporter.stop();
+    result
+}
+
+/// Is a held lock, or none when none was asked for.
+enum Held {
+    File(#[expect(dead_code, reason = "held until the run ends")] FileLock),
+    None,
+}
+
+/// Takes the lock; nothing when it is held and that is to be a success.
+fn lock(settings: &Settings, run: &RunId, stop: &Stop) -> Result<Option<Held>, Failure> {
+    match settings.lock.kind {
+        LockKind::None => return Ok(Some(Held::None)),
+        LockKind::Lease => {
+            return Err(Failure::new(FailureKind::Usage, "the Lease lock is not in this build: --lock lease")
+                .hint("lock among the processes of this host: --lock file"));
+        }
+        LockKind::Auto | LockKind::File => {}
+    }
+    let host = environment::holder_name().unwrap_or_else(|| "this host".to_owned());
+    let holder = format!("{host} pid {} run {run}", std::process::id());
+    match FileLock::acquire(&settings.pair, &holder, settings.lock.wait, &|| stop.is_stopped()) {
+        Ok(lock) => Ok(Some(Held::File(lock))),
+        Err(LockError::Held { .. }) if stop.is_stopped() => Err(interrupted(stop)),
+        Err(LockError::Held { .. }) if settings.lock.skip_if_locked => Ok(None),
+        Err(error @ LockError::Held { .. }) => Err(Failure::from_error(FailureKind::LockHeld, &error)
+            .hint("wait for it: --lock-wait SECONDS; or count it as a success: --skip-if-locked")),
+        Err(error) => Err(Failure::from_error(FailureKind::Failed, &error)),
+    }
+}
+
+fn interrupted(stop: &Stop) -> Failure {
+    let signal = match stop.reason() {
+        Some(StopReason::Signal(2)) => Signal::Interrupt,
+        _ => Signal::Terminate,
+    };
+    Failure::new(FailureKind::Interrupted(signal), "interrupted")
+}
+
+/// Writes to the log on disk.
+struct Log<'a>(&'a OpLog);
+
+impl OperationLog for Log<'_> {
+    fn intend(&self, intents: &[Intent]) -> Result<(), LogError> {
+        self.0.intend(intents).map_err(|error| LogError(Box::new(error)))
+    }
+
+    fn append(&self, operations: &[Operation]) -> Result<(), LogError> {
+        self.0.append(operations).map_err(|error| LogError(Box::new(error)))
+    }
+}
+
+struct Run<'a> {
+    settings: &'a Settings,
+    job: Job,
+    iteration: Iteration,
+    log_directory: PathBuf,
+    stop: &'a Stop,
+    reporter: &'a Reporter,
+    store: Option<Store>,
+}
+
+impl Run<'_> {
+    fn warn(&self, message: &str) {
+        self.reporter.event(Event::Warning { message });
+    }
+
+    /// Says what went wrong beside the files, and goes on.
+    fn warn_of(&self, what: &str, error: &(dyn std::error::Error + 'static)) {
+        self.warn(&format!("{what}: {}", Failure::from_error(FailureKind::Failed, error).one_line()));
+    }
+
+    fn run(mut self, database: &str) -> Result<ExitCode, Failure> {
+        let pair = &self.settings.pair;
+        let mut state = PairState::load(&self.log_directory, pair).map_err(|error| {
+            Failure::from_error(FailureKind::Halted, &error)
+                .hint("look at it; without it the pair is as if it had never run: move it away")
+        })?;
+        let resolved = self.recover(&mut state)?;
+        let live = self.live_runs();
+        if let Some(store) = &self.store {
+            records::flush(&self.log_directory, store, &|message| self.warn(message));
+        }
+        let log = OpLog::create(&self.log_directory, &self.iteration)
+            .or_failure(FailureKind::Failed)
+            .map_err(|failure| failure.hint("is the log directory full or read-only? --log-dir DIR"))?;
+        if !self.settings.dry_run {
+            state.began(&self.settings.src, &self.settings.dest);
+            state.save(&self.log_directory, pair).or_failure(FailureKind::Failed)?;
+            let begun = self.store.as_ref().map(|store| store.begin(&self.iteration));
+            if let Some(Err(error)) = begun {
+                self.warn_of("the start of the run is not in the audit store", &error);
+                self.store = None;
+            }
+        }
+        let options = SummaryOptions {
+            format: self.settings.output.format,
+            verbose: self.settings.output.verbose,
+            quiet: self.settings.output.quiet,
+        };
+        let printer = PlanPrinter::stdout(options, &self.iteration);
+        let writer = Log(&log);
+        let observer = Both(self.reporter, &printer);
+        let environment = Environment {
+            run: &self.iteration.run_id,
+            start: self.iteration.started_at,
+            now,
+            log: &writer,
+            observer: &observer,
+            stop: self.stop,
+            state: &state,
+            spool: &self.log_directory,
+            live,
+            resolved,
+        };
+        let result = ha_sync_engine::run(&self.job, &environment);
+        let outcome = outcome(&result);
+        let already_current = self.already_current(&result);
+        let mut places = Places { database: Some(database.to_owned()), ..Places::default() };
+        if already_current.is_some() {
+            log.discard().or_failure(FailureKind::Failed)?;
+        } else {
+            let path = log.finish(&outcome).or_failure(FailureKind::Failed)?;
+            self.finish(&mut state, &result);
+            self.reporter.event(Event::Phase(Phase::Flushing));
+            self.flush(&outcome);
+            let waits = ha_sync_fs::local::exists(&path);
+            places.log = waits.then(|| printable_path(&path));
+        }
+        self.retain();
+        places.trash = self.trash(&outcome);
+        self.reporter.finish(&self.iteration, &outcome);
+        printer.finish(&self.iteration, &outcome, &places, already_current).or_failure(FailureKind::Failed)?;
+        self.exit(result, &outcome)
+    }
+
+    /// Goes through what interrupted runs of this pair left, and concludes their logs.
+    fn recover(&self, state: &mut PairState) -> Result<HashSet<RunId>, Failure> {
+        let mut resolved = HashSet::new();
+        if self.settings.dry_run {
+            return Ok(resolved);
+        }
+        let logs = recovery::interrupted(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
+        for log in logs {
+            let left = log.unresolved();
+            let header = left.header.clone();
+            let mut operations = Vec::new();
+            if !header.dry_run {
+                let destination = unescape(&header.dest).unwrap_or_default();
+                let destination =
+                    Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&destination));
+                let found = ha_sync_engine::recover::resolve(
+                    destination,
+                    &header.run_id,
+                    &left.intents,
+                    self.job.keep_replaced,
+                    now(),
+                );
+                match found {
+                    Ok(found) => operations = found,
+                    Err(error) => {
+                        // Its root is not there now: the log waits.
+                        self.warn_of("an interrupted run cannot be gone through yet", &error);
+                        continue;
+                    }
+                }
+                state.interrupted(&header.src, &header.dest, left.directories.iter().cloned());
+                state.save(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
+            }
+            let outcome = log.outcome(&operations).or_failure(FailureKind::Failed)?;
+            log.conclude(&operations, &outcome).or_failure(FailureKind::Failed)?;
+            self.reporter.note(&format!("run {} was interrupted; what it left is tidied up", header.run_id));
+            resolved.insert(header.run_id);
+        }
+        Ok(resolved)
+    }
+
+    /// Returns the runs whose logs are in use.
+    fn live_runs(&self) -> HashSet<RunId> {
+        let logs = ha_audit::reader::list(&self.log_directory).unwrap_or_default();
+        logs.iter()
+            .filter(|log| log.is_live().unwrap_or(true))
+            .filter_map(|log| ha_audit::reader::LogReader::open(&log.path).ok())
+            .map(|reader| reader.header().run_id.clone())
+            .collect()
+    }
+
+    /// Returns the start of the last dry run when it planned the same operations.
+    fn already_current(&self, result: &Result<Finished, RunError>) -> Option<Timestamp> {
+        let Ok(Finished { plan: Some(plan), status: Status::Success, .. }) = result else { return None };
+        let store = self.store.as_ref()?;
+        match store.last_dry_run(&self.settings.pair, &self.settings.direction) {
+            Ok(Some((started_at, before))) if before == *plan => Some(started_at),
+            Ok(_) => None,
+            Err(error) => {
+                self.warn_of("the last dry run cannot be read", &error);
+                None
+            }
+        }
+    }
+
+    /// Remembers a finished run.
+    fn finish(&self, state: &mut PairState, result: &Result<Finished, RunError>) {
+        let Ok(finished) = result else { return };
+        if self.settings.dry_run || finished.status == Status::Failed {
+            return;
+        }
+        state.finished(
+            Time(self.iteration.started_at.as_nanosecond()),
+            (&self.settings.src, finished.has_entries.0),
+            (&self.settings.dest, finished.has_entries.1),
+            &finished.mounts,
+            self.settings.safety.allow_missing_mounts,
+        );
+        if let Err(error) = state.save(&self.log_directory, &self.settings.pair) {
+            self.warn_of("the state of the pair is not saved", &error);
+        }
+    }
+
+    fn flush(&self, outcome: &Outcome) {
+        let Some(store) = &self.store else { return };
+        let counts = &outcome.counts;
+        let operations = counts.files_created + counts.files_updated + counts.files_deleted + counts.files_failed;
+        if self.stop.is_stopped() && operations > QUICKLY_FLUSHED {
+            return;
+        }
+        records::flush(&self.log_directory, store, &|message| self.warn(message));
+    }
+
+    /// Removes what is kept for a time only.
+    fn retain(&self) {
+        let before =
+            |days: u32| self.iteration.started_at.checked_sub(SignedDuration::from_hours(24 * i64::from(days))).ok();
+        if let Some(before) = before(self.settings.log_retain_days) {
+            match ha_audit::flush::retain(&self.log_directory, before, false) {
+                Ok(kept) if !kept.unflushed.is_empty() => {
+                    let count = kept.unflushed.len();
+                    let days = self.settings.log_retain_days;
+                    self.warn(&format!("{count} logs older than {days} days are not in the database yet and stay"));
+                }
+                Ok(_) => {}
+                Err(error) => self.warn_of("old logs are not removed", &error),
+            }
+        }
+        let days = self.settings.keep_replaced_days;
+        if self.settings.dry_run || days == 0 || self.stop.is_stopped() {
+            return;
+        }
+        if let Some(before) = before(days)
+            && let Err(error) = ha_sync_engine::restore::prune(&self.settings.dest, before, false)
+        {
+            // A missing root was the reason to halt, and said so.
+            if error.errno().is_some_and(|errno| errno.raw_os_error() != 2) {
+                self.warn_of("old trash is not removed", &error);
+            }
+        }
+    }
+
+    /// Returns the folder of what this run replaced and deleted.
+    fn trash(&self, outcome: &Outcome) -> Option<String> {
+        let changed = outcome.counts.files_updated + outcome.counts.files_deleted > 0;
+        let path = self.settings.dest.join(".ha-sync/trash").join(self.iteration.run_id.as_str());
+        (changed && !self.settings.dry_run && ha_sync_fs::local::is_directory(&path)).then(|| printable_path(&path))
+    }
+
+    fn exit(&self, result: Result<Finished, RunError>, outcome: &Outcome) -> Result<ExitCode, Failure> {
+        if let Some(StopReason::Signal(signal)) = self.stop.reason() {
+            return Ok(if signal == 2 { ExitCode::Interrupted } else { ExitCode::Terminated });
+        }
+        match result {
+            Ok(finished) => match self.stop.reason() {
+                Some(reason) => Err(Failure::new(FailureKind::Failed, reason.to_string())),
+                None => Ok(finished.status.into()),
+            },
+            Err(RunError::Halt(halt)) => {
+                let failure = Failure::new(FailureKind::Halted, outcome.error_message.clone().unwrap_or_default());
+                Err(halt.hints.into_iter().fold(failure, Failure::hint))
+            }
+            Err(error @ RunError::Filter(_)) => Err(Failure::from_error(FailureKind::Usage, &error)),
+            Err(error) => Err(Failure::from_error(FailureKind::Failed, &error)),
+        }
+    }
+}
+
+fn outcome(result: &Result<Finished, RunError>) -> Outcome {
+    let (counts, status, error_message) = match result {
+        Ok(finished) => (finished.counts.clone(), finished.status, finished.error_message.clone()),
+        Err(error) => {
+            let line = Failure::from_error(FailureKind::Failed, error).one_line();
+            (Counts::default(), Status::Failed, Some(line))
+        }
+    };
+    Outcome { ended_at: now(), status, counts, error_message }
+}
+
+fn job(settings: &Settings) -> Job {
+    Job {
+        pair: settings.pair.clone(),
+        source: settings.src.clone(),
+        destination: settings.dest.clone(),
+        dry_run: settings.dry_run,
+        threshold: settings.compare.mtime_threshold.as_nanos() as i128,
+        checksum: settings.compare.checksum,
+        hard_links: settings.compare.hard_links,
+        cross_mounts: settings.compare.cross_mounts,
+        rules: settings.filters.iter().map(|rule| Rule { include: !rule.exclude, glob: rule.glob.clone() }).collect(),
+        delete: match settings.delete {
+            settings::Delete::Off => DeleteMissing::Off,
+            settings::Delete::On => DeleteMissing::On,
+            settings::Delete::Strict => DeleteMissing::Strict,
+        },
+        delete_excluded: settings.delete_excluded,
+        max_delete: match settings.safety.max_delete {
+            None => MaxDelete::Default,
+            Some(Amount::Absolute(count)) => MaxDelete::Count(count),
+            Some(Amount::Percent(percent)) => MaxDelete::Percent(percent),
+        },
+        approve: settings.safety.approve.clone(),
+        allow_empty_root: settings.safety.allow_empty_root,
+        allow_missing_mounts: settings.safety.allow_missing_mounts,
+        allow_clock_skew: settings.safety.allow_clock_skew,
+        require_mount: settings.safety.require_mount,
+        check_access: settings.safety.check_access.clone(),
+        min_free: match settings.safety.min_free {
+            None => MinFree::Default,
+            Some(Amount::Absolute(bytes)) => MinFree::Bytes(bytes),
+            Some(Amount::Percent(percent)) => MinFree::Percent(percent),
+        },
+        keep_replaced: settings.keep_replaced_days > 0,
+        fsync: match settings.fsync {
+            settings::Fsync::Batch => Fsync::Batch,
+            settings::Fsync::File => Fsync::File,
+            settings::Fsync::Off => Fsync::Off,
+        },
+        hashing: match settings.audit_md5 {
+            settings::AuditMd5::Auto => Hashing::Auto,
+            settings::AuditMd5::Always => Hashing::Always,
+            settings::AuditMd5::Never => Hashing::Never,
+        },
+        workers: settings.workers,
+        walkers: settings.walkers,
+    }
+}
