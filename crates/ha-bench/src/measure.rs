@@ -42,8 +42,14 @@ pub(crate) fn measure(command: &[String], home: &Path, timeout: Duration) -> Res
     let numbers: Vec<u64> = stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let [nanoseconds, peak_kib] = numbers[..] else {
-        let words: Vec<_> = stderr.trim().lines().rev().take(5).collect();
-        return Err(words.into_iter().rev().collect::<Vec<_>>().join("; "));
+        // The last line is the exit status; the first one says most about why.
+        let lines: Vec<_> = stderr.trim().lines().collect();
+        let mut words = lines.first().map(|line| line.chars().take(200).collect::<String>()).unwrap_or_default();
+        if lines.len() > 1 {
+            words.push_str("; ");
+            words.push_str(lines[lines.len() - 1]);
+        }
+        return Err(words);
     };
     Ok(Sample { wall: Duration::from_nanos(nanoseconds), peak_kib })
 }

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the number of files that this process may have open as far as it is allowed to, and returns it. The
-/// passthrough file system keeps a handle for each file that the kernel knows, and a tree 1,000 deep needs one for each
+/// passthrough file system keeps handles of the files that the kernel knows, and a tree 1,000 deep needs one for each
 /// level. [`crate::command`] gives its children the usual 1,024 again.
 pub fn raise_open_files() -> u64 {
     let now = getrlimit(Resource::Nofile);

@@ -151,6 +151,27 @@ fn listing_is_whole_while_entries_go() {
 }
 
 #[test]
+fn more_files_than_may_be_open() {
+    let place = Environment::new();
+    let backing = place.join("backing");
+    let items: Vec<_> = (0..3_000).map(|number| file(format!("d{}/file-{number}", number % 30), "x")).collect();
+    make(&backing, &items);
+    let mount = need!(Passthrough::mount(&backing, &Options { handles: Some(100), ..Options::default() }));
+    let sides = Compare::sides();
+    let wanted = Snapshot::with(&backing, &sides);
+    Snapshot::with(mount.path(), &sides).assert_same(&wanted);
+    // An unlinked file that is open has no name to be opened by again.
+    let kept = std::fs::File::open(mount.path().join("d0/file-0")).unwrap();
+    std::fs::remove_file(mount.path().join("d0/file-0")).unwrap();
+    let inside =
+        rustix::fs::open(mount.path().join("d1"), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    sh("mv d1 moved && find . -type f -exec stat {} + | grep -c Size", mount.path());
+    assert_eq!(kept.metadata().unwrap().len(), 1);
+    let below = rustix::fs::statat(&inside, "file-1", rustix::fs::AtFlags::empty()).unwrap();
+    assert_eq!(below.st_size, 1, "below a directory that was renamed");
+}
+
+#[test]
 fn rules_fire_as_described() {
     let place = Environment::new();
     let backing = place.join("backing");

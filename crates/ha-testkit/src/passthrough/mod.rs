@@ -13,9 +13,11 @@
 //! FSYNC, LSEEK, FALLOCATE, COPY_FILE_RANGE, RELEASE, RELEASEDIR and FORGET. [`Options::threads`] requests are served
 //! at once.
 //!
-//! **Inodes** are `O_PATH` handles of the backing files, kept as long as the kernel knows the file, so renames of
-//! directories, hard links and unlinked files that are still open behave as on the backing file system; inode numbers
-//! are the backing ones. The backing directory must lie on one file system.
+//! **Inodes** are `O_PATH` handles of the backing files, so renames of directories, hard links and unlinked files that
+//! are still open behave as on the backing file system; inode numbers are the backing ones. When there are more than
+//! [`Options::handles`], the oldest ones that are not in use are closed, and opened again
+//! by the name under which they were last seen; what another client has moved meanwhile is ESTALE then, as on NFS. The
+//! backing directory must lie on one file system.
 //!
 //! **Not kept**: `O_TMPFILE`, `FICLONE`, locks between hosts; `syncfs` reaches the kernel only.
 //!
@@ -50,11 +52,13 @@ pub struct Options {
     pub cached_for: Duration,
     /// The first delay of each metadata request; [`Control::set_delay`] changes it.
     pub delay: Duration,
+    /// How many handles of backing files are kept open; else an eighth of what this process may have open.
+    pub handles: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 40, cached_for: Duration::ZERO, delay: Duration::ZERO }
+        Self { threads: 40, cached_for: Duration::ZERO, delay: Duration::ZERO, handles: None }
     }
 }
 
@@ -90,8 +94,7 @@ impl Passthrough {
         std::fs::set_permissions(holder.path(), open).expect("an open directory");
 
         let control = Arc::new(Control::new(options.delay));
-        let server =
-            server::Server::new(backing, Arc::clone(&control), options.cached_for).expect("a backing directory");
+        let server = server::Server::new(backing, Arc::clone(&control), options).expect("a backing directory");
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName("ha-passthrough".to_owned()),

@@ -1,9 +1,8 @@
 //! The requests, carried out on the backing directory.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::ffi::OsStr;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -30,9 +29,71 @@ const NANOS: i64 = 1_000_000_000;
 type Answer<T> = Result<T, Errno>;
 
 struct Node {
-    handle: Arc<OwnedFd>,
+    /// Closed when too many are open; it is opened again by the name, then.
+    handle: Option<Arc<OwnedFd>>,
+    /// Directory and name under which it was last seen.
+    place: (u64, OsString),
+    /// Device and inode of the backing file system.
+    identity: (u64, u64),
     /// How often the kernel was told of it and has not forgotten yet.
     lookups: u64,
+    /// How often it is open: an unlinked file has no name to open it by, so its handle stays.
+    opened: u64,
+}
+
+/// What the kernel knows.
+struct Nodes {
+    known: HashMap<u64, Node>,
+    /// Nodes with a handle, the oldest first.
+    held: VecDeque<u64>,
+    most_held: usize,
+}
+
+impl Nodes {
+    fn handle(&mut self, inode: u64) -> Answer<Arc<OwnedFd>> {
+        // Up to the first directory that has a handle, then down again.
+        let mut missing = Vec::new();
+        let mut here = inode;
+        let mut handle = loop {
+            let node = self.known.get(&here).ok_or(Errno::STALE)?;
+            if let Some(handle) = &node.handle {
+                break Arc::clone(handle);
+            }
+            missing.push(here);
+            here = node.place.0;
+        };
+        for inode in missing.into_iter().rev() {
+            let node = &self.known[&inode];
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(&*handle, &node.place.1, flags, Mode::empty())
+                .map_err(|errno| if errno == Errno::NOENT { Errno::STALE } else { errno })?;
+            let stat = rustix::fs::fstat(&opened)?;
+            if (stat.st_dev, stat.st_ino) != node.identity {
+                return Err(Errno::STALE);
+            }
+            handle = Arc::new(opened);
+            self.hold(inode, Arc::clone(&handle));
+        }
+        Ok(handle)
+    }
+
+    fn hold(&mut self, inode: u64, handle: Arc<OwnedFd>) {
+        if let Some(node) = self.known.get_mut(&inode)
+            && node.handle.replace(handle).is_none()
+        {
+            self.held.push_back(inode);
+        }
+        let mut patience = self.held.len();
+        while self.held.len() > self.most_held && patience > 0 {
+            patience -= 1;
+            let Some(oldest) = self.held.pop_front() else { break };
+            match self.known.get_mut(&oldest) {
+                Some(node) if node.opened > 0 || oldest == inode => self.held.push_back(oldest),
+                Some(node) => node.handle = None,
+                None => {}
+            }
+        }
+    }
 }
 
 struct DirectoryEntry {
@@ -54,7 +115,7 @@ pub(super) struct Server {
     root_path: Vec<u8>,
     root_device: u64,
     root_inode: u64,
-    nodes: Mutex<HashMap<u64, Node>>,
+    nodes: Mutex<Nodes>,
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     next_handle: AtomicU64,
 }
@@ -108,15 +169,25 @@ fn omit() -> Timespec {
 }
 
 impl Server {
-    pub(super) fn new(backing: &Path, control: Arc<Control>, cached_for: Duration) -> std::io::Result<Self> {
+    pub(super) fn new(backing: &Path, control: Arc<Control>, options: &super::Options) -> std::io::Result<Self> {
         let root = rustix::fs::open(backing, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let stat = rustix::fs::fstat(&root)?;
         let root_path = rustix::fs::readlink(proc_path(&root), Vec::new())?.into_bytes();
         let root = Arc::new(root);
-        let nodes = HashMap::from([(1, Node { handle: Arc::clone(&root), lookups: u64::MAX / 2 })]);
+        let node = Node {
+            handle: Some(Arc::clone(&root)),
+            place: (1, OsString::new()),
+            identity: (stat.st_dev, stat.st_ino),
+            lookups: u64::MAX / 2,
+            opened: 0,
+        };
+        // Several mounts share what this process may have open with the tests themselves.
+        let share = usize::try_from(crate::limits::raise_open_files() / 8).unwrap_or(64).clamp(64, 100_000);
+        let most_held = options.handles.unwrap_or(share);
+        let nodes = Nodes { known: HashMap::from([(1, node)]), held: VecDeque::new(), most_held };
         Ok(Self {
             control,
-            cached_for,
+            cached_for: options.cached_for,
             root,
             root_path,
             root_device: stat.st_dev,
@@ -171,8 +242,7 @@ impl Server {
     }
 
     fn node(&self, inode: INodeNo) -> Answer<Arc<OwnedFd>> {
-        let nodes = self.nodes.lock().expect("nodes");
-        nodes.get(&inode.0).map(|node| Arc::clone(&node.handle)).ok_or(Errno::STALE)
+        self.nodes.lock().expect("nodes").handle(inode.0)
     }
 
     fn handle(&self, handle: FileHandle) -> Answer<Arc<Handle>> {
@@ -268,18 +338,44 @@ impl Server {
         Ok(entries)
     }
 
-    /// Tells the kernel of an entry: its handle is kept until the kernel forgets it.
-    fn enter(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Answer<FileAttr> {
+    /// Tells the kernel of an entry, which is known from now on until the kernel forgets it.
+    fn enter(&self, parent: BorrowedFd<'_>, parent_inode: INodeNo, name: &OsStr) -> Answer<FileAttr> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-        let attributes = self.attributes(&rustix::fs::fstat(&handle)?);
-        match self.nodes.lock().expect("nodes").entry(attributes.ino.0) {
-            Entry::Occupied(mut known) => known.get_mut().lookups += 1,
-            Entry::Vacant(place) => {
-                place.insert(Node { handle: Arc::new(handle), lookups: 1 });
-            }
+        let stat = rustix::fs::fstat(&handle)?;
+        let attributes = self.attributes(&stat);
+        let place = (parent_inode.0, name.to_owned());
+        let identity = (stat.st_dev, stat.st_ino);
+        let mut nodes = self.nodes.lock().expect("nodes");
+        let node = nodes.known.entry(attributes.ino.0).or_insert_with(|| Node {
+            handle: None,
+            place: place.clone(),
+            identity,
+            lookups: 0,
+            opened: 0,
+        });
+        node.lookups += 1;
+        node.identity = identity;
+        node.place = place;
+        if node.handle.is_none() {
+            nodes.hold(attributes.ino.0, Arc::new(handle));
         }
         Ok(attributes)
+    }
+
+    /// Remembers where an entry is after a rename: the kernel goes on with its node, and with those below it.
+    fn moved(&self, parent: BorrowedFd<'_>, parent_inode: INodeNo, name: &OsStr) {
+        if let Ok(stat) = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+            && let Some(node) = self.nodes.lock().expect("nodes").known.get_mut(&self.number(stat.st_dev, stat.st_ino))
+        {
+            node.place = (parent_inode.0, name.to_owned());
+        }
+    }
+
+    fn count_open(&self, inode: INodeNo, change: i64) {
+        if let Some(node) = self.nodes.lock().expect("nodes").known.get_mut(&inode.0) {
+            node.opened = node.opened.saturating_add_signed(change);
+        }
     }
 
     fn now(&self) -> Timespec {
@@ -297,7 +393,13 @@ impl Server {
     }
 
     /// Finishes a new entry: owner and mode as the client wants them, the server's time, and its attributes.
-    fn settle(&self, request: &Request, parent: BorrowedFd<'_>, name: &OsStr, mode: Option<u32>) -> Answer<FileAttr> {
+    fn settle(
+        &self,
+        request: &Request,
+        (parent, parent_inode): (BorrowedFd<'_>, INodeNo),
+        name: &OsStr,
+        mode: Option<u32>,
+    ) -> Answer<FileAttr> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         // In a set-group-id directory the group is the directory's, which the backing file system has seen to.
         let inherits = rustix::fs::fstat(parent)?.st_mode & 0o2000 != 0;
@@ -318,7 +420,7 @@ impl Server {
             rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
             self.touch(parent);
         }
-        self.enter(parent, name)
+        self.enter(parent, parent_inode, name)
     }
 
     fn answer_entry(&self, answer: Answer<FileAttr>, reply: ReplyEntry) {
@@ -330,13 +432,14 @@ impl Server {
 
     fn forget_some(&self, inode: INodeNo, lookups: u64) {
         let mut nodes = self.nodes.lock().expect("nodes");
-        if let Entry::Occupied(mut node) = nodes.entry(inode.0)
-            && inode.0 != 1
-        {
-            node.get_mut().lookups = node.get().lookups.saturating_sub(lookups);
-            if node.get().lookups == 0 {
-                node.remove();
-            }
+        if inode.0 == 1 {
+            return;
+        }
+        let Some(node) = nodes.known.get_mut(&inode.0) else { return };
+        node.lookups = node.lookups.saturating_sub(lookups);
+        if node.lookups == 0 {
+            // Its place in the queue stays: whatever has the number by then is opened again a little early.
+            nodes.known.remove(&inode.0);
         }
     }
 }
@@ -370,8 +473,8 @@ impl Filesystem for Server {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let paths = || vec![self.path_in(parent, name)];
         let answer = self.perform(&[Operation::Lookup], &paths, false, |_| {
-            let parent = self.node(parent)?;
-            self.enter(parent.as_fd(), &self.folded(parent.as_fd(), name))
+            let handle = self.node(parent)?;
+            self.enter(handle.as_fd(), parent, &self.folded(handle.as_fd(), name))
         });
         self.answer_entry(answer, reply);
     }
@@ -478,21 +581,21 @@ impl Filesystem for Server {
         reply: ReplyEntry,
     ) {
         let answer = self.perform(&[Operation::Mknod], &|| vec![self.path_in(parent, name)], true, |_| {
-            let parent = self.node(parent)?;
-            let name = self.folded(parent.as_fd(), name);
+            let handle = self.node(parent)?;
+            let name = self.folded(handle.as_fd(), name);
             let kind = rustix::fs::FileType::from_raw_mode(mode);
-            rustix::fs::mknodat(&*parent, &*name, kind, Mode::from_raw_mode(mode & 0o7777), u64::from(rdev))?;
-            self.settle(request, parent.as_fd(), &name, Some(mode))
+            rustix::fs::mknodat(&*handle, &*name, kind, Mode::from_raw_mode(mode & 0o7777), u64::from(rdev))?;
+            self.settle(request, (handle.as_fd(), parent), &name, Some(mode))
         });
         self.answer_entry(answer, reply);
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let answer = self.perform(&[Operation::Mkdir], &|| vec![self.path_in(parent, name)], true, |_| {
-            let parent = self.node(parent)?;
-            let name = self.folded(parent.as_fd(), name);
-            rustix::fs::mkdirat(&*parent, &*name, Mode::from_raw_mode(mode & 0o7777))?;
-            self.settle(request, parent.as_fd(), &name, Some(mode))
+            let handle = self.node(parent)?;
+            let name = self.folded(handle.as_fd(), name);
+            rustix::fs::mkdirat(&*handle, &*name, Mode::from_raw_mode(mode & 0o7777))?;
+            self.settle(request, (handle.as_fd(), parent), &name, Some(mode))
         });
         self.answer_entry(answer, reply);
     }
@@ -519,10 +622,10 @@ impl Filesystem for Server {
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let answer = self.perform(&[Operation::Symlink], &|| vec![self.path_in(parent, name)], true, |_| {
-            let parent = self.node(parent)?;
-            let name = self.folded(parent.as_fd(), name);
-            rustix::fs::symlinkat(target, &*parent, &*name)?;
-            self.settle(request, parent.as_fd(), &name, None)
+            let handle = self.node(parent)?;
+            let name = self.folded(handle.as_fd(), name);
+            rustix::fs::symlinkat(target, &*handle, &*name)?;
+            self.settle(request, (handle.as_fd(), parent), &name, None)
         });
         self.answer_entry(answer, reply);
     }
@@ -542,13 +645,17 @@ impl Filesystem for Server {
             if flags.contains(fuser::RenameFlags::RENAME_EXCHANGE) && self.control.switches().no_exchange {
                 return Err(Errno::INVAL);
             }
-            let (parent, new_parent) = (self.node(parent)?, self.node(new_parent)?);
-            let name = self.folded(parent.as_fd(), name);
-            let new_name = self.folded(new_parent.as_fd(), new_name);
+            let (from, to) = (self.node(parent)?, self.node(new_parent)?);
+            let name = self.folded(from.as_fd(), name);
+            let new_name = self.folded(to.as_fd(), new_name);
             let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-            rustix::fs::renameat_with(&*parent, &*name, &*new_parent, &*new_name, flags)?;
-            self.touch(parent.as_fd());
-            self.touch(new_parent.as_fd());
+            rustix::fs::renameat_with(&*from, &*name, &*to, &*new_name, flags)?;
+            self.moved(to.as_fd(), new_parent, &new_name);
+            if flags.contains(rustix::fs::RenameFlags::EXCHANGE) {
+                self.moved(from.as_fd(), parent, &name);
+            }
+            self.touch(from.as_fd());
+            self.touch(to.as_fd());
             Ok(())
         });
         answer_empty(answer, reply);
@@ -559,11 +666,11 @@ impl Filesystem for Server {
             if self.control.switches().no_link {
                 return Err(Errno::PERM);
             }
-            let (node, parent) = (self.node(inode)?, self.node(parent)?);
-            let name = self.folded(parent.as_fd(), name);
-            rustix::fs::linkat(&*node, "", &*parent, &*name, AtFlags::EMPTY_PATH)?;
-            self.touch(parent.as_fd());
-            self.enter(parent.as_fd(), &name)
+            let (node, handle) = (self.node(inode)?, self.node(parent)?);
+            let name = self.folded(handle.as_fd(), name);
+            rustix::fs::linkat(&*node, "", &*handle, &*name, AtFlags::EMPTY_PATH)?;
+            self.touch(handle.as_fd());
+            self.enter(handle.as_fd(), parent, &name)
         });
         self.answer_entry(answer, reply);
     }
@@ -575,6 +682,7 @@ impl Filesystem for Server {
             let refused = libc::O_APPEND | libc::O_DIRECT | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
             let flags = OFlags::from_bits_retain((flags.0 & !refused).cast_unsigned()) | OFlags::CLOEXEC;
             let file = rustix::fs::open(proc_path(&*self.node(inode)?), flags, Mode::empty())?;
+            self.count_open(inode, 1);
             Ok(self.keep(Handle::File(file)))
         });
         match answer {
@@ -594,20 +702,21 @@ impl Filesystem for Server {
         reply: ReplyCreate,
     ) {
         let answer = self.perform(&[Operation::Create], &|| vec![self.path_in(parent, name)], true, |_| {
-            let parent = self.node(parent)?;
-            let name = self.folded(parent.as_fd(), name);
-            let existed = rustix::fs::statat(&*parent, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            let handle = self.node(parent)?;
+            let name = self.folded(handle.as_fd(), name);
+            let existed = rustix::fs::statat(&*handle, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
             let refused = libc::O_APPEND | libc::O_DIRECT;
             let flags = OFlags::from_bits_retain((flags & !refused).cast_unsigned())
                 | OFlags::CREATE
                 | OFlags::NOFOLLOW
                 | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&*parent, &*name, flags, Mode::from_raw_mode(mode & 0o7777))?;
+            let file = rustix::fs::openat(&*handle, &*name, flags, Mode::from_raw_mode(mode & 0o7777))?;
             let attributes = if existed {
-                self.enter(parent.as_fd(), &name)?
+                self.enter(handle.as_fd(), parent, &name)?
             } else {
-                self.settle(request, parent.as_fd(), &name, Some(mode))?
+                self.settle(request, (handle.as_fd(), parent), &name, Some(mode))?
             };
+            self.count_open(attributes.ino, 1);
             Ok((attributes, self.keep(Handle::File(file))))
         });
         match answer {
@@ -696,7 +805,7 @@ impl Filesystem for Server {
     fn release(
         &self,
         _request: &Request,
-        _inode: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -704,6 +813,7 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         self.handles.write().expect("handles").remove(&handle.0);
+        self.count_open(inode, -1);
         reply.ok();
     }
 
