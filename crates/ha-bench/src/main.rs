@@ -1,0 +1,117 @@
+//! Ours, rsync, rclone and cp in turn, on fresh file systems, in one run; prints a Markdown report.
+#![allow(clippy::disallowed_methods, reason = "a program of the project, not of the product")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints its report and its progress")]
+
+mod case;
+mod data;
+mod machine;
+mod measure;
+mod report;
+mod run;
+mod tool;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+
+/// Measures ha-sync beside rsync, rclone and cp on fresh file systems. Needs root, for loop mounts and FUSE.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+pub(crate) struct Options {
+    /// Only this case; can be given several times. `list` prints their names.
+    #[arg(long = "case", value_name = "NAME")]
+    pub(crate) cases: Vec<String>,
+    /// Measured runs of each tool in each case; the median counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// Only these tools: ours, rsync, rclone, cp; separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) tools: Vec<String>,
+    /// Where the images of the file systems lie; else /dev/shm where it and the memory have room for a case, else the
+    /// directory for temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Size of the files of the case `large` as a part of 500 MB; else 1, or what fits.
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) scale: Option<f64>,
+    /// The binary to measure instead of a release build of this workspace.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ours: Option<PathBuf>,
+    /// Also writes every number as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Also writes the report, for example to docs/benchmarks.md.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(measure::HELPER) {
+        return measure::helper();
+    }
+    match bench(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(options: &Options) -> Result<(), String> {
+    let all = case::all();
+    if options.cases.iter().any(|name| name == "list") {
+        for case in &all {
+            println!("{:<15} {}", case.name, case.what);
+        }
+        return Ok(());
+    }
+    if let Some(unknown) = options.cases.iter().find(|name| !all.iter().any(|case| case.name == **name)) {
+        return Err(format!("unknown case: {unknown} (--case list prints their names)"));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err("root is needed, for loop mounts and FUSE".to_owned());
+    }
+    let ours = match &options.ours {
+        Some(file) => file.canonicalize().map_err(|error| format!("failed to find {}: {error}", file.display()))?,
+        None => build_ours()?,
+    };
+    let mut results = Vec::new();
+    for case in all {
+        if options.cases.is_empty() || options.cases.iter().any(|name| *name == case.name) {
+            eprintln!("== {}: {}", case.name, case.what);
+            results.push(run::case(case, options, &ours)?);
+        }
+    }
+    let report = report::markdown(&results, options, &ours);
+    println!("{report}");
+    let write = |file: &PathBuf, text: &str| {
+        std::fs::write(file, text).map_err(|error| format!("failed to write {}: {error}", file.display()))
+    };
+    if let Some(file) = &options.write {
+        write(file, &report)?;
+    }
+    if let Some(file) = &options.json {
+        write(file, &report::json(&results))?;
+    }
+    Ok(())
+}
+
+/// Builds the release binary and returns its path, as cargo tells it.
+fn build_ours() -> Result<PathBuf, String> {
+    let output = Command::new("cargo")
+        .args(["build", "--release", "--package", "ha-sync", "--message-format=json-render-diagnostics"])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| format!("failed to start cargo: {error}"))?;
+    if !output.status.success() {
+        return Err("failed to build ha-sync; to repeat: cargo build --release --package ha-sync".to_owned());
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "ha-sync")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| "cargo did not say where ha-sync is".to_owned())
+}

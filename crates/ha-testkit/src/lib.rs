@@ -1,0 +1,14 @@
+//! What the tests and benches of the workspace share; no product code depends on it.
+//!
+//! - [`passthrough`]: a FUSE file system over a directory, with a delay for each metadata request, injected faults,
+//!   missing features and a clock of its own.
+//! - [`loopmount`]: real file systems of a given size, read-only remounts, bind mounts; gone on drop.
+//! - [`tree`]: makes trees, and compares whole trees.
+//! - [`command`]: runs the real binary in a hermetic environment, also under fault injection.
+#![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
+
+pub mod command;
+pub mod limits;
+pub mod loopmount;
+pub mod passthrough;
+pub mod tree;
