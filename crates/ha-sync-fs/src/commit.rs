@@ -1,6 +1,7 @@
 //! Puts a finished temporary entry in place, and takes entries away: each by one rename, after a look at what is
 //! there (sync.md §5).
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ha_sync_core::entry::{Entry, Kind};
@@ -16,11 +17,32 @@ use crate::error::FsError;
 pub struct Ways {
     exchange: AtomicBool,
     noreplace: AtomicBool,
+    unnamed: AtomicBool,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { exchange: AtomicBool::new(true), noreplace: AtomicBool::new(true) }
+        Self { exchange: AtomicBool::new(true), noreplace: AtomicBool::new(true), unnamed: AtomicBool::new(true) }
+    }
+}
+
+/// Makes a file without a name, which leaves no trace when the run dies; nothing where there are none.
+pub fn stage_unnamed(directory: &Dir, ways: &Ways) -> Result<Option<OwnedFd>, FsError> {
+    if !ways.unnamed.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let file = directory.create_unnamed_file()?;
+    if file.is_none() {
+        ways.unnamed.store(false, Ordering::Relaxed);
+    }
+    Ok(file)
+}
+
+/// Gives the finished file without a name its name, where nothing was.
+pub fn create_from_unnamed(directory: &Dir, file: &OwnedFd, name: &[u8]) -> Result<(), CommitError> {
+    match directory.name_file(file, name) {
+        Err(error) if error.errno() == Some(Errno::EXIST) => Err(occupied(directory, name)),
+        other => Ok(other?),
     }
 }
 
