@@ -217,7 +217,7 @@ impl<'a> Executor<'a> {
                         failed.push(planned.seq);
                     }
                 }
-                if let Some(mtime) = batch.mtime {
+                if let Some(mtime) = batch.mtime.filter(|_| !self.stop.is_stopped() || failed.len() < records.len()) {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
                     if let Err(error) = place.destination.set_mtime(mtime) {
                         self.tally.warn_once("directory times", &error.to_line());
@@ -337,7 +337,8 @@ impl<'a> Executor<'a> {
             }
             Err(OperationError::Fs(error)) => {
                 if error.errno() == Some(Errno::ROFS) {
-                    self.stop.stop(StopReason::ReadOnly(error.path.clone()));
+                    let root = ha_sync_fs::error::printable_path(self.destination.path());
+                    self.stop.stop(StopReason::ReadOnly(root));
                 }
                 fail(&mut operation, now, error.to_line());
             }

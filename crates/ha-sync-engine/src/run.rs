@@ -337,6 +337,7 @@ impl<'a> Prepared<'a> {
         self.destination.open_dir(&RelPath::root())?.set_mtime(self.destination.entry().mtime)?;
         if self.job.fsync == Fsync::Batch && !self.environment.stop.is_stopped() {
             self.environment.observer.event(Event::Phase(Phase::Syncing));
+            self.source.sync()?;
             self.destination.sync()?;
         }
         Ok(())
