@@ -19,6 +19,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("musl-tools", "musl-gcc: the static binary"),
     ("rclone", "a peer in comparisons"),
     ("rsync", "a peer in comparisons, and a client for the FUSE file system of the tests"),
+    ("sqlite3", "reads the audit store from outside"),
     ("strace", "fails the n-th system call of the real binary"),
     ("util-linux", "findmnt, flock, losetup"),
     ("xfsprogs", "mkfs.xfs: a real xfs"),

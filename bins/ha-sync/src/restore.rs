@@ -132,7 +132,7 @@ fn row(entry: &Trashed, result: Option<&Restored>) -> Row {
     }
 }
 
-fn put_back(settings: &RestoreSettings, root: &Root, runs: &[RunId], found: &[Trashed]) -> Result<ExitCode, Failure> {
+fn put_back(settings: &RestoreSettings, root: &Root, found: &[Trashed]) -> Result<ExitCode, Failure> {
     let id = run::new_run_id(run::now());
     let restore = Restore::new(root, &id, settings.force, settings.dry_run);
     let mut rows = Vec::new();

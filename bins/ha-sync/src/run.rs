@@ -311,6 +311,9 @@ impl Run<'_> {
             &finished.mounts,
             self.settings.safety.allow_missing_mounts,
         );
+        if let Some(id) = &finished.approved {
+            state.approved(id);
+        }
         if let Err(error) = state.save(&self.log_directory, &self.settings.pair) {
             self.warn_of("the state of the pair is not saved", &error);
         }

@@ -9,7 +9,7 @@ use ha_sync_core::filter::{self, Filter};
 use ha_sync_core::path::RelPath;
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::probe::Probe;
-use ha_sync_fs::{FsError, Root};
+use ha_sync_fs::{FsError, Root, mounts};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
@@ -67,7 +67,7 @@ pub(crate) fn check_apart(source: &Root, destination: &Root) -> Result<(), Halt>
         (source, destination, "source lies inside the destination"),
         (destination, source, "destination lies inside the source"),
     ] {
-        if is_inside(inner, identity(outer.entry())).unwrap_or(false) {
+        if is_inside(inner, identity(outer.entry())).unwrap_or(false) || mounts::is_inside(inner, outer) {
             let (one, other) = shown();
             return Err(Halt::new(
                 format!("{words}: source {one}, destination {other}"),
@@ -210,10 +210,14 @@ pub(crate) fn check_clocks(job: &Job, source: &Probe, destination: &Probe) -> Re
     })
 }
 
-/// Halts when more would be deleted than `--max-delete` allows and the set was not approved.
-pub(crate) fn check_deletes(job: &Job, deletes: u64, entries: u64, id: &str) -> Result<(), Halt> {
-    if !job.max_delete.exceeded(deletes, entries) || job.approve.as_deref() == Some(id) {
-        return Ok(());
+/// Halts when more would be deleted than `--max-delete` allows and the set was not approved; tells whether the approval
+/// was needed.
+pub(crate) fn check_deletes(job: &Job, deletes: u64, entries: u64, id: &str) -> Result<bool, Halt> {
+    if !job.max_delete.exceeded(deletes, entries) {
+        return Ok(false);
+    }
+    if job.approve.as_deref() == Some(id) {
+        return Ok(true);
     }
     let share = if entries == 0 { 0.0 } else { deletes as f64 * 100.0 / entries as f64 };
     Err(Halt {

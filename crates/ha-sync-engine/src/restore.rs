@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::filter::{self, OWN_DIRECTORY};
@@ -143,6 +144,9 @@ fn removed_directories(root: &Root, run: &RunId) -> Result<BTreeMap<RelPath, Rem
     Ok(found)
 }
 
+/// Is what a run removed, by path.
+type Records = Rc<BTreeMap<RelPath, Removed>>;
+
 /// Puts entries of the trash back.
 pub struct Restore<'a> {
     /// Where they go.
@@ -156,12 +160,15 @@ pub struct Restore<'a> {
     ways: Ways,
     /// Directories that were made again, and their times.
     made: RefCell<Vec<(RelPath, Time)>>,
+    /// What the run removed whose entries are being put back.
+    records: RefCell<Option<(RunId, Records)>>,
 }
 
 impl<'a> Restore<'a> {
     /// Makes a restore into a root.
     pub fn new(root: &'a Root, id: &'a RunId, force: bool, dry_run: bool) -> Self {
-        Self { root, id, force, dry_run, ways: Ways::default(), made: RefCell::default() }
+        let (records, made) = (RefCell::default(), RefCell::default());
+        Self { root, id, force, dry_run, ways: Ways::default(), made, records }
     }
 
     /// Puts one entry back. Directories above it that are gone are made again as they were.
@@ -233,9 +240,20 @@ impl<'a> Restore<'a> {
         }
     }
 
+    /// Returns the record of a run; entries come run by run, so one is kept.
+    fn records(&self, run: &RunId) -> Result<Records, FsError> {
+        let mut held = self.records.borrow_mut();
+        if let Some((_, records)) = held.as_ref().filter(|(of, _)| of == run) {
+            return Ok(Rc::clone(records));
+        }
+        let records = Rc::new(removed_directories(self.root, run)?);
+        *held = Some((run.clone(), Rc::clone(&records)));
+        Ok(records)
+    }
+
     /// Opens a directory, making it and those above it as they were recorded, else for the owner only.
     fn directory(&self, run: &RunId, path: &RelPath) -> Result<Dir, FsError> {
-        let records = removed_directories(self.root, run)?;
+        let records = self.records(run)?;
         let mut current = self.root.open_dir(&RelPath::root())?;
         let mut at = RelPath::root();
         for part in path.components() {

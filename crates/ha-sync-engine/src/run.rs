@@ -1,5 +1,6 @@
 //! One run from the roots to the counts.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -64,6 +65,8 @@ pub struct Finished {
     pub has_entries: (bool, bool),
     /// Mount points that were seen: at the source (true) or the destination.
     pub mounts: Vec<(bool, RelPath)>,
+    /// The approval that let the deletions through, when one was needed.
+    pub approved: Option<String>,
 }
 
 /// Says why a run ended before it could do anything.
@@ -129,6 +132,7 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
         attributes: source_probe.attributes && destination_probe.attributes,
         remote: source_probe.remote || destination_probe.remote,
         modes: destination_probe.modes,
+        approved: OnceCell::new(),
     };
     environment.observer.event(Event::Phase(Phase::Scanning));
     let (mounts, plan) = if job.dry_run {
@@ -147,7 +151,7 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
         None => (Status::Success, None),
     };
     let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter).unwrap_or(emptiness.1));
-    Ok(Finished { counts, status, error_message, plan, has_entries, mounts })
+    Ok(Finished { counts, status, error_message, plan, has_entries, mounts, approved: prepared.approved.into_inner() })
 }
 
 fn policy(job: &Job, environment: &Environment<'_>, source: &Probe, destination: &Probe) -> Policy {
@@ -210,6 +214,7 @@ struct Prepared<'a> {
     attributes: bool,
     remote: bool,
     modes: bool,
+    approved: OnceCell<String>,
 }
 
 impl<'a> Prepared<'a> {
@@ -243,7 +248,7 @@ impl<'a> Prepared<'a> {
         for batch in walked.links {
             sink.take(batch);
         }
-        let (deletes, id) = (sink.deletions.count(), sink.deletions.id());
+        let (deletes, id) = (sink.deletions.count(), self.environment.state.approval_id(&sink.deletions.id()));
         if let Err(halt) = halt::check_deletes(self.job, deletes, self.tally.entries(), &id) {
             self.tally.warn_once("halt", &format!("a real run would halt: {halt}"));
         }
@@ -307,7 +312,11 @@ impl<'a> Prepared<'a> {
             return Ok(walked);
         }
         let deletions = &spooled.deletions;
-        halt::check_deletes(self.job, deletions.count(), self.tally.entries(), &deletions.id())?;
+        let id = self.environment.state.approval_id(&deletions.id());
+        let needed = halt::check_deletes(self.job, deletions.count(), self.tally.entries(), &id)?;
+        if needed {
+            let _ = self.approved.set(id);
+        }
         let replay = |spool: &Spool, take: fn(&Streaming<'_, 'a>, ha_sync_core::plan::Batch)| {
             executor.with_workers(|streaming| {
                 spool.replay(|batch| {

@@ -40,6 +40,9 @@ pub struct PairState {
     mounts: BTreeMap<String, Vec<String>>,
     /// Per direction: directories in which an interrupted run worked.
     unfinished: Vec<Unfinished>,
+    /// Approval ids that have let their set through.
+    #[serde(default)]
+    approved: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +135,22 @@ impl PairState {
         held.extend(directories);
         held.sort_unstable();
         held.dedup();
+    }
+
+    /// Returns the id that lets a set of deletions through once: another one when that set was let through before.
+    pub fn approval_id(&self, set: &str) -> String {
+        let mut id = set.to_owned();
+        let mut number = 1;
+        while self.approved.contains(&id) {
+            number += 1;
+            id = format!("{set}-{number}");
+        }
+        id
+    }
+
+    /// Remembers that an approval was used.
+    pub fn approved(&mut self, id: &str) {
+        self.approved.push(id.to_owned());
     }
 
     /// Remembers that a run has worked in a direction; the roots are written as in the log's header.

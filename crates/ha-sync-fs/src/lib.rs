@@ -10,6 +10,7 @@ pub mod dir;
 pub mod error;
 pub mod local;
 pub mod lock;
+pub mod mounts;
 pub mod probe;
 pub mod root;
 pub mod trash;

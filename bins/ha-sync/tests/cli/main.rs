@@ -2,6 +2,9 @@
 
 mod bad_input;
 mod docs;
+mod halts;
+mod peers;
+mod place;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
