@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod docs;
+mod kill;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
