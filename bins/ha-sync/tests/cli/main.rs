@@ -5,6 +5,7 @@ mod docs;
 mod halts;
 mod peers;
 mod place;
+mod kill;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
