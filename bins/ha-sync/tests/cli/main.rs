@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod docs;
+mod faults;
+mod file_systems;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
