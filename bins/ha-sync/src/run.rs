@@ -301,18 +301,25 @@ impl Run<'_> {
     /// Remembers a finished run.
     fn finish(&self, state: &mut PairState, result: &Result<Finished, RunError>) {
         let Ok(finished) = result else { return };
-        if self.settings.dry_run || finished.status == Status::Failed {
+        let failed = finished.status == Status::Failed;
+        if self.settings.dry_run || (failed && finished.unsettled.is_empty()) {
             return;
         }
-        state.finished(
-            Time(self.iteration.started_at.as_nanosecond()),
-            (&self.settings.src, finished.has_entries.0),
-            (&self.settings.dest, finished.has_entries.1),
-            &finished.mounts,
-            self.settings.safety.allow_missing_mounts,
-        );
-        if let Some(id) = &finished.approved {
-            state.approved(id);
+        if !failed {
+            state.finished(
+                Time(self.iteration.started_at.as_nanosecond()),
+                (&self.settings.src, finished.has_entries.0),
+                (&self.settings.dest, finished.has_entries.1),
+                &finished.mounts,
+                self.settings.safety.allow_missing_mounts,
+            );
+            if let Some(id) = &finished.approved {
+                state.approved(id);
+            }
+        }
+        if !finished.unsettled.is_empty() {
+            let directories = finished.unsettled.iter().map(ha_sync_core::path::RelPath::escaped);
+            state.interrupted(&self.iteration.src, &self.iteration.dest, directories);
         }
         if let Err(error) = state.save(&self.log_directory, &self.settings.pair) {
             self.warn_of("the state of the pair is not saved", &error);

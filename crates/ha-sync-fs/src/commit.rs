@@ -119,7 +119,13 @@ pub fn replace(
             Ok(()) => return finish_exchange(directory, temporary, name, seen, trash),
             Err(error) if error.errno() == Some(Errno::NOENT) => return Err(CommitError::Changed),
             Err(error) if is_unsupported(&error) => ways.exchange.store(false, Ordering::Relaxed),
-            Err(error) => return Err(error.into()),
+            // A server may have done it and its answer be lost.
+            Err(error) => match directory.find(temporary) {
+                Ok(Some(out)) if out.inode == seen.inode => {
+                    return finish_exchange(directory, temporary, name, seen, trash);
+                }
+                _ => return Err(error.into()),
+            },
         }
     }
     let directories = seen.is_directory() || directory.find(temporary)?.is_some_and(|entry| entry.is_directory());
@@ -142,7 +148,7 @@ pub fn replace(
         }
         None if directories => return Err(CommitError::NoTrash),
         Some(trash) => {
-            if directory.hard_link(name, trash, name).is_err() {
+            if directory.hard_link(name, trash, name).is_err() && !is_there(trash, name, seen) {
                 keep_copy(directory, name, seen, trash)?;
             }
             match directory.find(name)? {
@@ -156,12 +162,22 @@ pub fn replace(
         None => {}
     }
     if let Err(error) = directory.rename_over(temporary, directory, name) {
-        if let Some(trash) = trash {
-            trash.remove_file(name)?;
+        // It may have been done and the answer be lost: then the trash holds the only old version.
+        if is_there(directory, name, seen) {
+            if let Some(trash) = trash {
+                let _ = trash.remove_file(name);
+            }
+        } else if matches!(directory.find(temporary), Ok(None)) {
+            return Ok(());
         }
         return Err(error.into());
     }
     Ok(())
+}
+
+/// Tells whether a name is certainly the very entry that the plan saw.
+fn is_there(directory: &Dir, name: &[u8], seen: &Entry) -> bool {
+    matches!(directory.find(name), Ok(Some(now)) if now.inode == seen.inode)
 }
 
 /// Checks that what came out of the exchange is what the plan saw, and moves it to the trash; else exchanges back.
@@ -176,9 +192,10 @@ fn finish_exchange(
         Ok(()) => error,
         Err(failed) => failed.into(),
     };
-    match directory.find(temporary)? {
-        Some(out) if seen.same_content_version(&out) => {}
-        _ => return Err(put_back(CommitError::Changed)),
+    match directory.find(temporary) {
+        Ok(Some(out)) if seen.same_content_version(&out) => {}
+        Ok(_) => return Err(put_back(CommitError::Changed)),
+        Err(error) => return Err(put_back(error.into())),
     }
     let gone = match trash {
         Some(trash) => match directory.rename_over(temporary, trash, name) {
@@ -195,7 +212,11 @@ fn finish_exchange(
         },
         None => directory.remove_file(temporary),
     };
-    gone.map_err(|error| put_back(error.into()))
+    match gone {
+        // Done, and the answer was lost.
+        Err(_) if matches!(directory.find(temporary), Ok(None)) => Ok(()),
+        other => other.map_err(|error| put_back(error.into())),
+    }
 }
 
 /// Takes away the file or link that `seen` describes; it goes to `trash`, or for good.
@@ -213,6 +234,8 @@ pub fn delete(directory: &Dir, name: &[u8], seen: &Entry, trash: Option<&Dir>) -
             keep_copy(directory, name, seen, trash)?;
             return Ok(directory.remove_file(name)?);
         }
+        // Done, and the answer was lost.
+        Err(_) if is_there(trash, name, seen) => {}
         Err(error) => return Err(error.into()),
     }
     match trash.find(name)? {

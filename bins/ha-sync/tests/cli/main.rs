@@ -2,10 +2,12 @@
 
 mod bad_input;
 mod docs;
+mod faults;
+mod file_systems;
 mod halts;
+mod kill;
 mod peers;
 mod place;
-mod kill;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
