@@ -537,7 +537,7 @@ impl<'a> Scan<'a> {
                 return;
             }
             Decision::Skip(reason) => return self.tally.skip(&opened.path, name, source.is_directory(), reason),
-            Decision::Create => (Action::Create, None),
+            Decision::Create => (Action::Create, is_future(source.mtime, self.policy).then_some(Reason::FutureTime)),
             Decision::Update(reason) | Decision::Replace(reason) => (Action::Replace, reason),
             Decision::Metadata(reason) => (Action::Metadata, reason),
             Decision::Fail(reason) => (Action::Fail(reason.to_string()), Some(reason)),
