@@ -12,6 +12,7 @@ use ha_sync_core::filter::{Filter, FilterError};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::record::{Counts, Fingerprint, OperationLog, Status};
+use ha_sync_fs::content::Abilities;
 use ha_sync_fs::probe::{self, Probe};
 use ha_sync_fs::{FsError, Root};
 use jiff::Timestamp;
@@ -291,7 +292,7 @@ impl<'a> Prepared<'a> {
             modes: self.modes,
             min_free: self.job.min_free.bytes(total),
             ways: Default::default(),
-            abilities: Default::default(),
+            abilities: Abilities::new(self.remote),
             closed: Default::default(),
             removed: Default::default(),
             unsettled: Default::default(),

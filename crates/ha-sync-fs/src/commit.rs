@@ -267,7 +267,7 @@ fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir) -> Result<
     }
     let source = directory.open_file(name)?;
     let copy = trash.create_file(name)?;
-    let abilities = Abilities::default();
+    let abilities = Abilities::new(false);
     let result = Copier::new(Hashing::Never, &abilities, &|| false, &|_| {}).copy(&source, seen, &copy);
     if let Err(error) = result {
         trash.remove_file(name)?;

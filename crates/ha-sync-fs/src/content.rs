@@ -67,11 +67,14 @@ pub struct Copier<'a> {
 pub struct Abilities {
     reflink: AtomicBool,
     copy_range: AtomicBool,
+    send: AtomicBool,
 }
 
-impl Default for Abilities {
-    fn default() -> Self {
-        Self { reflink: AtomicBool::new(true), copy_range: AtomicBool::new(true) }
+impl Abilities {
+    /// Begins with everything untried; `remote` tells that requests go over a network or to another process.
+    pub fn new(remote: bool) -> Self {
+        let untried = || AtomicBool::new(true);
+        Self { reflink: untried(), copy_range: untried(), send: AtomicBool::new(!remote) }
     }
 }
 
@@ -120,7 +123,8 @@ impl<'a> Copier<'a> {
                 hash_zeros(hash, start - position);
             }
             let through_kernel = self.hashing != Hashing::Always
-                && self.copy_range(source, destination, start, end, &mut total.bytes)?;
+                && (self.copy_range(source, destination, start, end, &mut total.bytes)?
+                    || self.send_range(source, destination, start, end, &mut total.bytes)?);
             if through_kernel {
                 hash = None;
             } else {
@@ -200,6 +204,49 @@ impl<'a> Copier<'a> {
                     return Ok(false);
                 }
                 // The call does not tell which side failed; a write is what fails for lack of room.
+                Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS)) => {
+                    return Err(CopyError::Write(errno));
+                }
+                Err(errno) => return Err(CopyError::Read(errno)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets the kernel move a range from one local file system to another, which `copy_file_range` refuses. Over a
+    /// network the plain way is better: there reading and writing overlap. False when nothing was written.
+    fn send_range(
+        &self,
+        source: BorrowedFd<'_>,
+        destination: BorrowedFd<'_>,
+        start: u64,
+        end: u64,
+        bytes: &mut u64,
+    ) -> Result<bool, CopyError> {
+        if !self.abilities.send.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        rustix::fs::seek(destination, SeekFrom::Start(start)).map_err(CopyError::Write)?;
+        let mut from = start;
+        while from < end {
+            if (self.stopped)() {
+                return Err(CopyError::Stopped);
+            }
+            let before = from;
+            let length = (end - from).min(PIECE) as usize;
+            match rustix::fs::sendfile(destination, source, Some(&mut from), length) {
+                Ok(0) if from == start => return Ok(false),
+                Ok(0) => return Err(CopyError::Changed),
+                Ok(_) => {
+                    raw::start_writeback(destination, before, from - before);
+                    *bytes += from - before;
+                    (self.progress)(from - before);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP) if from == start => {
+                    self.abilities.send.store(false, Ordering::Relaxed);
+                    return Ok(false);
+                }
                 Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS)) => {
                     return Err(CopyError::Write(errno));
                 }
