@@ -195,6 +195,8 @@ impl Run<'_> {
         let printer = PlanPrinter::stdout(options, &self.iteration);
         let writer = Log(&log);
         let observer = Both(self.reporter, &printer);
+        // A store that fails now fails again at the end, and is reported there.
+        let while_syncing = || drop(self.store.as_ref().map(|store| store.begin_flush(log.path())));
         let environment = Environment {
             run: &self.iteration.run_id,
             start: self.iteration.started_at,
@@ -204,6 +206,7 @@ impl Run<'_> {
             stop: self.stop,
             state: &state,
             spool: &self.log_directory,
+            while_syncing: &while_syncing,
             live,
             resolved,
         };

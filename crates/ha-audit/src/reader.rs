@@ -128,6 +128,11 @@ impl LogReader {
         self.lines.ended
     }
 
+    /// Reads on after the end, because more was written since.
+    pub(crate) fn resume(&mut self) {
+        self.lines.stopped = false;
+    }
+
     /// Returns how far the log was understood so far.
     pub(crate) fn extent(&self) -> Extent {
         self.lines.extent

@@ -149,9 +149,17 @@ impl Database {
         insert_iteration(&mut self.connection, iteration).await.map_err(failed)
     }
 
-    pub(crate) async fn flush(&mut self, mut reader: LogReader) -> Result<Flushed, StoreError> {
+    /// Stores what the log has so far; [`Self::flush`] goes on with what this returns.
+    pub(crate) async fn begin_flush(&mut self, mut reader: LogReader) -> Result<(LogReader, Tally), StoreError> {
         let iteration = reader.header().clone();
         let mut tally = Tally::default();
+        self.store_operations(&iteration, &mut reader, &mut tally).await?;
+        reader.resume();
+        Ok((reader, tally))
+    }
+
+    pub(crate) async fn flush(&mut self, mut reader: LogReader, mut tally: Tally) -> Result<Flushed, StoreError> {
+        let iteration = reader.header().clone();
         let stored = self.store_operations(&iteration, &mut reader, &mut tally).await;
         let broken = match stored {
             Ok(()) => None,

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 use crate::dsn::Dsn;
+use crate::batch::Tally;
 use crate::reader::{LogError, LogReader};
 use crate::sqlite;
 
@@ -160,6 +161,8 @@ pub struct Pruned {
 pub struct Store {
     // the one place that knows which database it is: another one becomes a variant here
     database: Mutex<sqlite::Database>,
+    /// The log of which the first part is stored already.
+    begun: Mutex<Option<(PathBuf, LogReader, Tally)>>,
     /// Declared last: the connection closes before its runtime goes.
     runtime: Runtime,
 }
@@ -181,7 +184,7 @@ impl Store {
         let database = match dsn {
             Dsn::Sqlite(path) => runtime.block_on(sqlite::Database::open(path, connect_timeout, access))?,
         };
-        Ok(Self { database: Mutex::new(database), runtime })
+        Ok(Self { database: Mutex::new(database), begun: Mutex::default(), runtime })
     }
 
     fn database(&self) -> MutexGuard<'_, sqlite::Database> {
@@ -200,8 +203,21 @@ impl Store {
     /// A log without a trailer makes a run that `failed`, "interrupted", counted from its operation lines. Of a
     /// broken log the part before the broken line is recorded likewise, and the error returned.
     pub fn flush(&self, log: &Path) -> Result<Flushed, StoreError> {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(path, ..)| path == log);
+        let (reader, tally) = match begun {
+            Some((_, reader, tally)) => (reader, tally),
+            None => (LogReader::open(log)?, Tally::default()),
+        };
+        self.runtime.block_on(self.database().flush(reader, tally))
+    }
+
+    /// Stores the operations that a log of a run that goes on has so far, while the run waits for something else;
+    /// its [`Self::flush`] goes on from there. No line may be half written meanwhile.
+    pub fn begin_flush(&self, log: &Path) -> Result<(), StoreError> {
         let reader = LogReader::open(log)?;
-        self.runtime.block_on(self.database().flush(reader))
+        let (reader, tally) = self.runtime.block_on(self.database().begin_flush(reader))?;
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some((log.to_owned(), reader, tally));
+        Ok(())
     }
 
     /// Returns the start and the operations of the last successful dry run.
@@ -231,7 +247,7 @@ impl Store {
 
     /// Closes the store and waits for it: what a mere drop leaves to a thread that may outlive the caller.
     pub fn close(self) -> Result<(), StoreError> {
-        let Self { database, runtime } = self;
+        let Self { database, runtime, begun: _ } = self;
         let database = database.into_inner().unwrap_or_else(PoisonError::into_inner);
         runtime.block_on(database.close())
     }

@@ -45,6 +45,8 @@ pub struct Environment<'a> {
     pub state: &'a PairState,
     /// Where a large plan waits.
     pub spool: &'a Path,
+    /// What can be done while the file systems write everything back; the log is complete but for its trailer.
+    pub while_syncing: &'a dyn Fn(),
     /// Runs that are going on, of other pairs.
     pub live: HashSet<RunId>,
     /// Dead runs whose logs were gone through.
@@ -369,8 +371,17 @@ impl<'a> Prepared<'a> {
         }
         if self.job.fsync == Fsync::Batch && !self.environment.stop.is_stopped() {
             self.environment.observer.event(Event::Phase(Phase::Syncing));
+            let synced = std::thread::scope(|scope| {
+                let sync = || self.source.sync().and_then(|()| self.destination.sync());
+                let syncing = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, sync);
+                (self.environment.while_syncing)();
+                match syncing {
+                    Ok(syncing) => syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    Err(_) => sync(),
+                }
+            });
             // The kernel tells of a lost page once only: trying again would hide it.
-            if let Err(error) = self.source.sync().and_then(|()| self.destination.sync()) {
+            if let Err(error) = synced {
                 self.environment.stop.stop(StopReason::Sync(error.to_line()));
             }
         }
