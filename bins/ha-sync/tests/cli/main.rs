@@ -2,9 +2,15 @@
 
 mod bad_input;
 mod docs;
+mod dry_run;
+mod filters;
 mod halts;
+mod lock;
+mod metadata;
 mod peers;
 mod place;
+mod records;
+mod restore;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
