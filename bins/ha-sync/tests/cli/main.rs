@@ -5,6 +5,7 @@ mod docs;
 mod dry_run;
 mod filters;
 mod halts;
+mod lacking;
 mod lock;
 mod metadata;
 mod peers;
