@@ -1,6 +1,7 @@
 //! The project's own commands. No dependencies, so that `cargo xtask test` can install what the rest needs before
 //! anything else is built.
 
+mod demo;
 mod packages;
 mod step;
 mod test;
@@ -13,6 +14,7 @@ the project's own commands
 
 usage: cargo xtask <command>
 
+  demo             the main job from end to end, on two folders made from files of this repository
   test             what CI runs: packages, formatting, clippy, Cargo.lock, every test
   bench [options]  ours, rsync, rclone and cp in turn (--help lists the options); needs root
 ";
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
+        ["demo", ref options @ ..] => demo::run(options),
         ["test"] => test::run(),
         // The bench needs crates that take a while to build, so it is a program of its own.
         ["bench", ref options @ ..] => {

@@ -187,7 +187,7 @@ fn prune_settings(arguments: PruneArguments, matches: &ArgMatches) -> Result<Pru
     let PruneArguments { records, db_older_than, logs_older_than, trash, trash_older_than, dry_run, output } =
         arguments;
     if db_older_than.is_none() && logs_older_than.is_none() && trash.is_empty() {
-        let failure = Failure::new(FailureKind::Usage, "nothing to prune");
+        let failure = Failure::new(FailureKind::Usage, "nothing was named to be pruned");
         return Err(failure.hint("give --db-older-than 30d, --logs-older-than 10d or --trash ROOT"));
     }
     Ok(PruneSettings {

@@ -67,7 +67,7 @@ pub(crate) fn serve(settings: &RestoreSettings) -> Result<ExitCode, Failure> {
         return Err(Failure::new(FailureKind::Failed, "the trash has no such path")
             .hint(format!("see what it has: ha-sync restore --root {}", settings.root.display())));
     }
-    put_back(settings, &root, &runs, &found)
+    put_back(settings, &root, &found)
 }
 
 fn wanted(settings: &RestoreSettings) -> Result<Vec<RelPath>, Failure> {
@@ -133,7 +133,7 @@ fn row(entry: &Trashed, result: Option<&Restored>) -> Row {
     }
 }
 
-fn put_back(settings: &RestoreSettings, root: &Root, runs: &[RunId], found: &[Trashed]) -> Result<ExitCode, Failure> {
+fn put_back(settings: &RestoreSettings, root: &Root, found: &[Trashed]) -> Result<ExitCode, Failure> {
     let id = run::new_run_id(run::now());
     let restore = Restore::new(root, &id, settings.force, settings.dry_run);
     let mut rows = Vec::new();
@@ -158,9 +158,7 @@ fn put_back(settings: &RestoreSettings, root: &Root, runs: &[RunId], found: &[Tr
             rows.push(row(entry, Some(&result)));
         }
     }
-    for run in runs {
-        restore.settle(run).or_failure(FailureKind::Failed)?;
-    }
+    restore.settle().or_failure(FailureKind::Failed)?;
     if settings.output.format == OutputFormat::Json {
         print(&json_line(&rows)).or_failure(FailureKind::Failed)?;
     } else {

@@ -102,9 +102,16 @@ fn lock(settings: &Settings, run: &RunId, stop: &Stop) -> Result<Option<Held>, F
             return Err(Failure::new(FailureKind::Usage, "the Lease lock is not in this build: --lock lease")
                 .hint("lock among the processes of this host: --lock file"));
         }
+        LockKind::Auto if environment::in_cluster() => {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                "this build has no Lease lock, and a file lock does not keep the pods of a cluster apart",
+            )
+            .hint("when only this node ever runs the pair: --lock file"));
+        }
         LockKind::Auto | LockKind::File => {}
     }
-    let host = environment::holder_name().unwrap_or_else(|| "this host".to_owned());
+    let host = environment::holder_name().unwrap_or_else(ha_sync_fs::local::host_name);
     let holder = format!("{host} pid {} run {run}", std::process::id());
     match FileLock::acquire(&settings.pair, &holder, settings.lock.wait, &|| stop.is_stopped()) {
         Ok(lock) => Ok(Some(Held::File(lock))),
@@ -160,8 +167,10 @@ impl Run<'_> {
     fn run(mut self, database: &str) -> Result<ExitCode, Failure> {
         let pair = &self.settings.pair;
         let mut state = PairState::load(&self.log_directory, pair).map_err(|error| {
-            Failure::from_error(FailureKind::Halted, &error)
-                .hint("look at it; without it the pair is as if it had never run: move it away")
+            Failure::from_error(FailureKind::Halted, &error).hint(format!(
+                "the pair's memory of earlier runs; to go on as if it had never run: mv {0} {0}.damaged",
+                printable_path(&PairState::directory(&self.log_directory, pair).join("state.json"))
+            ))
         })?;
         let resolved = self.recover(&mut state)?;
         let live = self.live_runs();
@@ -172,8 +181,6 @@ impl Run<'_> {
             .or_failure(FailureKind::Failed)
             .map_err(|failure| failure.hint("is the log directory full or read-only? --log-dir DIR"))?;
         if !self.settings.dry_run {
-            state.began(&self.settings.src, &self.settings.dest);
-            state.save(&self.log_directory, pair).or_failure(FailureKind::Failed)?;
             let begun = self.store.as_ref().map(|store| store.begin(&self.iteration));
             if let Some(Err(error)) = begun {
                 self.warn_of("the start of the run is not in the audit store", &error);
@@ -203,7 +210,7 @@ impl Run<'_> {
         let result = ha_sync_engine::run(&self.job, &environment);
         let outcome = outcome(&result);
         let already_current = self.already_current(&result);
-        let mut places = Places { database: Some(database.to_owned()), ..Places::default() };
+        let mut places = Places { database: self.store.is_some().then(|| database.to_owned()), ..Places::default() };
         if already_current.is_some() {
             log.discard().or_failure(FailureKind::Failed)?;
         } else {
@@ -211,10 +218,12 @@ impl Run<'_> {
             self.finish(&mut state, &result);
             self.reporter.event(Event::Phase(Phase::Flushing));
             self.flush(&outcome);
+            if result.is_ok() {
+                self.retain();
+            }
             let waits = ha_sync_fs::local::exists(&path);
             places.log = waits.then(|| printable_path(&path));
         }
-        self.retain();
         places.trash = self.trash(&outcome);
         self.reporter.finish(&self.iteration, &outcome);
         printer.finish(&self.iteration, &outcome, &places, already_current).or_failure(FailureKind::Failed)?;
@@ -252,6 +261,9 @@ impl Run<'_> {
                     }
                 }
                 state.interrupted(&header.src, &header.dest, left.directories.iter().cloned());
+                if !left.directories.is_empty() || !operations.is_empty() {
+                    state.began(&header.src, &header.dest);
+                }
                 state.save(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
             }
             let outcome = log.outcome(&operations).or_failure(FailureKind::Failed)?;
@@ -289,18 +301,25 @@ impl Run<'_> {
     /// Remembers a finished run.
     fn finish(&self, state: &mut PairState, result: &Result<Finished, RunError>) {
         let Ok(finished) = result else { return };
-        if self.settings.dry_run || finished.status == Status::Failed {
+        let failed = finished.status == Status::Failed;
+        if self.settings.dry_run || (failed && finished.unsettled.is_empty()) {
             return;
         }
-        state.finished(
-            Time(self.iteration.started_at.as_nanosecond()),
-            (&self.settings.src, finished.has_entries.0),
-            (&self.settings.dest, finished.has_entries.1),
-            &finished.mounts,
-            self.settings.safety.allow_missing_mounts,
-        );
-        if let Some(id) = &finished.approved {
-            state.approved(id);
+        if !failed {
+            state.finished(
+                Time(self.iteration.started_at.as_nanosecond()),
+                (&self.settings.src, finished.has_entries.0),
+                (&self.settings.dest, finished.has_entries.1),
+                &finished.mounts,
+                self.settings.safety.allow_missing_mounts,
+            );
+            if let Some(id) = &finished.approved {
+                state.approved(id);
+            }
+        }
+        if !finished.unsettled.is_empty() {
+            let directories = finished.unsettled.iter().map(ha_sync_core::path::RelPath::escaped);
+            state.interrupted(&self.iteration.src, &self.iteration.dest, directories);
         }
         if let Err(error) = state.save(&self.log_directory, &self.settings.pair) {
             self.warn_of("the state of the pair is not saved", &error);

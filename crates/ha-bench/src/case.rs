@@ -137,7 +137,8 @@ pub(crate) fn all() -> Vec<Case> {
             work: Work::Copy,
             tools: &[Ours, Cp, Rsync],
             subject: Ours,
-            goals: &[Goal::Wall { of: Cp, most: 1.0 }, Goal::Seconds { most: 1.0 }],
+            // Its goal is the time of its allocated bytes: any second says that the hole was not read.
+            goals: &[Goal::Seconds { most: 1.0 }],
             kind: FileSystem::Xfs,
             size: GIB,
             used: GIB / 8,

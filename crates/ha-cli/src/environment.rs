@@ -40,6 +40,7 @@ variables! {
     HOME = "HOME": "its `.local/state` stands in for `XDG_STATE_HOME` when that is not set";
     POD_NAME = "POD_NAME": "the name under which a lock is held in a cluster";
     HOSTNAME = "HOSTNAME": "the name under which a lock is held when `POD_NAME` is not set";
+    KUBERNETES = "KUBERNETES_SERVICE_HOST": "set in every pod: `--lock auto` means a Lease then";
     NO_COLOR = "NO_COLOR": "no colour anywhere, whatever its value";
     CLICOLOR_FORCE = "CLICOLOR_FORCE": "colour although stderr is no terminal, unless it is `0` or `NO_COLOR` is set";
     TERM = "TERM": "`dumb` means a terminal without colour and without a progress bar";
@@ -57,6 +58,11 @@ pub fn state_directory() -> Option<PathBuf> {
 /// replaced; nothing when the environment tells neither.
 pub fn holder_name() -> Option<String> {
     POD_NAME.get().or_else(|| HOSTNAME.get()).map(|name| name.to_string_lossy().into_owned())
+}
+
+/// Tells whether this process runs in a pod of a cluster.
+pub fn in_cluster() -> bool {
+    KUBERNETES.get().is_some()
 }
 
 /// Tells whether the terminal can move its cursor.

@@ -45,6 +45,8 @@ impl Mode {
         match asked {
             Some(LogFormat::Text) => Self::Text,
             Some(LogFormat::Json) => Self::Json,
+            // The plan says it all; where both streams end in one log it would be there twice.
+            None if !io::stderr().is_terminal() && plan_follows => Self::Plain,
             None if !io::stderr().is_terminal() => Self::Text,
             None if !environment::terminal_is_capable() => Self::Plain,
             None if plan_follows && io::stdout().is_terminal() => Self::Plain,

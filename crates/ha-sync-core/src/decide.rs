@@ -165,13 +165,14 @@ impl Pair<'_> {
         self.delta() <= self.policy.threshold
     }
 
-    /// Who is newer. One time ahead of the clock counts as the run's start; two are compared as they are.
+    /// Who is newer. One time ahead of the clock counts as the run's start, and is the newer of two at that moment;
+    /// two are compared as they are.
     fn newer(&self) -> (Ordering, Option<Reason>) {
         let (source, destination) = self.mtimes();
         let start = self.policy.start;
         match (is_future(source, self.policy), is_future(destination, self.policy)) {
-            (true, false) => (start.cmp(&destination), Some(Reason::FutureTime)),
-            (false, true) => (source.cmp(&start), Some(Reason::FutureTime)),
+            (true, false) => (start.cmp(&destination).then(Ordering::Greater), Some(Reason::FutureTime)),
+            (false, true) => (source.cmp(&start).then(Ordering::Less), Some(Reason::FutureTime)),
             (true, true) => (source.cmp(&destination), Some(Reason::FutureTime)),
             (false, false) => (source.cmp(&destination), None),
         }
@@ -291,3 +292,6 @@ impl Pair<'_> {
 fn tie<K: Ord>(source: K, destination: K) -> Decision {
     if source > destination { Decision::Update(Some(Reason::Tie)) } else { Decision::Skip(Reason::Tie) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use crate::stop::{Stop, StopReason};
 use crate::tally::{Tally, lock};
 
 /// Waits before an operation is tried again after a transient error.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(150)];
+pub(crate) const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(150)];
 
 pub(crate) struct Executor<'a> {
     pub(crate) job: &'a Job,
@@ -53,6 +53,8 @@ pub(crate) struct Executor<'a> {
     /// Directories that get their final mode when everything in them is done: they are closed to their owner.
     pub(crate) closed: Mutex<Vec<(RelPath, u32, Option<Time>)>>,
     pub(crate) removed: Mutex<Option<OwnedFd>>,
+    /// Directories whose time could not be set back after work in them.
+    pub(crate) unsettled: Mutex<Vec<RelPath>>,
 }
 
 /// Says why an operation failed.
@@ -103,6 +105,8 @@ struct Place<'b> {
     trash: Option<Dir>,
     /// New entries inherit an ACL here.
     inherits: bool,
+    /// An operation is tried again after a transient error: it may have changed what it works on.
+    again: bool,
     /// Bytes that small files may still take before the file system is asked again.
     allowance: u64,
 }
@@ -194,7 +198,7 @@ impl<'a> Executor<'a> {
         }
         let mut failed = Vec::new();
         let mut records = Vec::with_capacity(batch.operations.len());
-        match self.open(batch) {
+        match self.retry(|| self.open(batch)) {
             Ok(mut place) => {
                 if let Err(error) = self.log.intend(&intents(batch)) {
                     self.stop.stop(StopReason::Log(error_line(&error)));
@@ -217,10 +221,11 @@ impl<'a> Executor<'a> {
                         failed.push(planned.seq);
                     }
                 }
-                if let Some(mtime) = batch.mtime {
+                if let Some(mtime) = batch.mtime.filter(|_| !self.stop.is_stopped() || failed.len() < records.len()) {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
-                    if let Err(error) = place.destination.set_mtime(mtime) {
+                    if let Err(error) = self.retry(|| place.destination.set_mtime(mtime)) {
                         self.tally.warn_once("directory times", &error.to_line());
+                        lock(&self.unsettled).push(batch.directory.clone());
                     }
                 }
                 if self.job.fsync == Fsync::File
@@ -248,6 +253,17 @@ impl<'a> Executor<'a> {
         failed
     }
 
+    /// Tries again after a transient error.
+    fn retry<T>(&self, mut step: impl FnMut() -> Result<T, FsError>) -> Result<T, FsError> {
+        for pause in BACKOFF {
+            match step() {
+                Err(error) if error.is_transient() && !self.stop.is_stopped() => std::thread::sleep(pause),
+                other => return other,
+            }
+        }
+        step()
+    }
+
     fn open<'b>(&self, batch: &'b Batch) -> Result<Place<'b>, FsError> {
         let destination = self.destination.open_dir(&batch.directory)?;
         let reads = |planned: &Planned| {
@@ -262,7 +278,7 @@ impl<'a> Executor<'a> {
             && self.attributes
             && attributes::read(&destination, false)
                 .is_ok_and(|held| held.iter().any(|(name, _)| name == b"system.posix_acl_default"));
-        Ok(Place { batch, source, destination, trash: None, inherits, allowance: 0 })
+        Ok(Place { batch, source, destination, trash: None, inherits, again: false, allowance: 0 })
     }
 
     /// Without privileges, a directory that is closed to its owner is opened for the time of the work.
@@ -307,14 +323,16 @@ impl<'a> Executor<'a> {
             self.tally.observer().event(Event::Started { filepath: &operation.filepath });
         }
         let mut pauses = BACKOFF.iter();
+        place.again = false;
         let result = loop {
             match self.operate(place, planned, copier) {
                 Err(OperationError::Fs(error)) if error.is_transient() && !self.stop.is_stopped() => {
                     match pauses.next() {
                         Some(pause) => {
                             std::thread::sleep(*pause);
+                            place.again = true;
                             // What this attempt staged, if its removal failed too.
-                            discard(&place.destination, &self.temporary(planned));
+                            discard(&place.destination, &self.temporary(planned), planned.destination.as_ref());
                         }
                         None => break Err(OperationError::Fs(error)),
                     }
@@ -335,9 +353,13 @@ impl<'a> Executor<'a> {
                 self.tally.skip(&place.batch.directory, &planned.name, true, reason);
                 return false;
             }
-            Err(OperationError::Fs(error)) => {
+            Err(OperationError::Fs(mut error)) => {
+                // People know the name, not the temporary one.
+                let temporary = String::from_utf8_lossy(&self.temporary(planned)).into_owned();
+                error.path = error.path.replace(&temporary, &ha_sync_core::path::printable(&planned.name));
                 if error.errno() == Some(Errno::ROFS) {
-                    self.stop.stop(StopReason::ReadOnly(error.path.clone()));
+                    let root = ha_sync_fs::error::printable_path(self.destination.path());
+                    self.stop.stop(StopReason::ReadOnly(root));
                 }
                 fail(&mut operation, now, error.to_line());
             }
@@ -402,7 +424,7 @@ impl<'a> Executor<'a> {
             }),
         };
         if result.is_err() {
-            discard(&place.destination, temporary);
+            discard(&place.destination, temporary, planned.destination.as_ref());
         }
         Ok(result?)
     }
@@ -429,13 +451,23 @@ impl<'a> Executor<'a> {
             }
         }
         self.check_space(place, now.allocated.min(now.size))?;
+        // Small new files are most of a first copy; without a name they cost one directory change instead of two.
+        if planned.destination.is_none()
+            && seen.size <= content::SMALL
+            && let Some(destination) = commit::stage_unnamed(&place.destination, &self.ways)?
+        {
+            let copied = self.stage(place, name, &source, &mut now, &destination, copier)?;
+            commit::create_from_unnamed(&place.destination, &destination, name)?;
+            self.tally.wrote(copied.bytes);
+            return Ok(Done { size_after: Some(now.size), md5_after: copied.md5 });
+        }
         let temporary = self.temporary(planned);
         let destination = place.destination.create_file(&temporary)?;
         let staged = self.stage(place, name, &source, &mut now, &destination, copier);
         let copied = match staged {
             Ok(copied) => copied,
             Err(error) => {
-                discard(&place.destination, &temporary);
+                discard(&place.destination, &temporary, None);
                 return Err(error);
             }
         };
@@ -580,7 +612,7 @@ impl<'a> Executor<'a> {
         place.destination.make_link(&target, &temporary)?;
         let dressed = self.dress_link(&place.destination, &temporary, seen);
         if let Err(error) = dressed {
-            discard(&place.destination, &temporary);
+            discard(&place.destination, &temporary, None);
             return Err(error.into());
         }
         self.commit(place, planned, &temporary)?;
@@ -611,7 +643,11 @@ impl<'a> Executor<'a> {
                 Some(Errno::EXIST) => OperationError::from(occupied(&place.destination, name)),
                 _ => error.into(),
             })?;
-            self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits)?;
+            if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
+                // Half-made and new, it would count as newer than the source's for ever.
+                let _ = place.destination.remove_directory(name);
+                return Err(error);
+            }
             return Ok(Done::default());
         }
         let temporary = self.temporary(planned);
@@ -663,7 +699,10 @@ impl<'a> Executor<'a> {
         let unchanged = |now: Option<Entry>, was: &Entry| {
             now.is_some_and(|now| was.same_version(&now) || (was.is_directory() && now.inode == was.inode))
         };
-        if !unchanged(from.find(name)?, source) || !unchanged(to.find(name)?, seen) {
+        // Our first attempt may have changed the ctime; the mtime is set last.
+        let ours = |now: &Option<Entry>| place.again && now.as_ref().is_some_and(|now| seen.same_content_version(now));
+        let found = to.find(name)?;
+        if !unchanged(from.find(name)?, source) || !(ours(&found) || unchanged(found, seen)) {
             return Err(OperationError::Changed);
         }
         let done = Done { size_after: source.recorded_size(), md5_after: None };
@@ -758,9 +797,13 @@ fn entry_of(handle: &OwnedFd, directory: &Dir, name: &[u8]) -> Result<Entry, FsE
     ha_sync_fs::dir::entry_of(handle).map_err(|errno| directory.error("look at", name, errno))
 }
 
-/// Removes a temporary entry; when that fails too, the next run does it.
-fn discard(directory: &Dir, temporary: &[u8]) {
-    let _ = directory.remove_file(temporary);
+/// Removes a temporary entry; when that fails too, the next run does it. After an exchange that could not be undone
+/// it is the old version: that stays, and the next run moves it to the trash.
+fn discard(directory: &Dir, temporary: &[u8], old: Option<&Entry>) {
+    let is_ours = |old: &Entry| matches!(directory.find(temporary), Ok(Some(entry)) if entry.inode != old.inode);
+    if old.is_none_or(is_ours) {
+        let _ = directory.remove_file(temporary);
+    }
 }
 
 fn fail(operation: &mut Operation, now: Timestamp, message: String) {

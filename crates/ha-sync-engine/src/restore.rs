@@ -89,7 +89,8 @@ pub fn runs(root: &Root) -> Result<Vec<RunId>, FsError> {
 pub fn list(root: &Root, run: &RunId, path: Option<&RelPath>, take: &mut dyn FnMut(&Trashed)) -> Result<(), FsError> {
     let wanted = |candidate: &RelPath| path.is_none_or(|wanted| is_at_or_below(candidate, wanted));
     for (directory, removed) in removed_directories(root, run)? {
-        if wanted(&directory) {
+        // One that is there again has nothing left to restore.
+        if wanted(&directory) && root.open_dir(&directory).is_err() {
             let mtime = Time(removed.mtime.into());
             take(&Trashed { run: run.clone(), path: directory, kind: Kind::Directory, size: 0, mtime });
         }
@@ -157,6 +158,8 @@ pub struct Restore<'a> {
     /// Whether only to say what would be done.
     pub dry_run: bool,
     ways: Ways,
+    /// Directories that were made again, and their times.
+    made: RefCell<Vec<(RelPath, Time)>>,
     /// What the run removed whose entries are being put back.
     records: RefCell<Option<(RunId, Records)>>,
 }
@@ -164,7 +167,8 @@ pub struct Restore<'a> {
 impl<'a> Restore<'a> {
     /// Makes a restore into a root.
     pub fn new(root: &'a Root, id: &'a RunId, force: bool, dry_run: bool) -> Self {
-        Self { root, id, force, dry_run, ways: Ways::default(), records: RefCell::default() }
+        let (records, made) = (RefCell::default(), RefCell::default());
+        Self { root, id, force, dry_run, ways: Ways::default(), made, records }
     }
 
     /// Puts one entry back. Directories above it that are gone are made again as they were.
@@ -266,7 +270,9 @@ impl<'a> Restore<'a> {
                     if let Some(record) = records.get(&at) {
                         rustix::fs::fchmod(&child, Mode::from_raw_mode(record.mode))
                             .map_err(|errno| child.error("set mode of", b"", errno))?;
-                        child.set_mtime(Time(record.mtime.into()))?;
+                        let mtime = Time(record.mtime.into());
+                        child.set_mtime(mtime)?;
+                        self.made.borrow_mut().push((at.clone(), mtime));
                     }
                     current = child;
                 }
@@ -276,17 +282,10 @@ impl<'a> Restore<'a> {
         Ok(current)
     }
 
-    /// Gives directories that a run removed and this restore made again their times, deepest first.
-    pub fn settle(&self, run: &RunId) -> Result<(), FsError> {
-        if self.dry_run {
-            return Ok(());
-        }
-        for (path, record) in self.records(run)?.iter().rev() {
-            match self.root.open_dir(path) {
-                Ok(directory) => directory.set_mtime(Time(record.mtime.into()))?,
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(error),
-            }
+    /// Gives the directories that were made again the times that they had, when everything is back in them.
+    pub fn settle(&self) -> Result<(), FsError> {
+        for (path, mtime) in self.made.borrow().iter().rev() {
+            self.root.open_dir(path)?.set_mtime(*mtime)?;
         }
         Ok(())
     }

@@ -50,6 +50,9 @@ pub struct Environment<'a> {
     pub resolved: HashSet<RunId>,
 }
 
+/// Is mount points that were seen: at the source (true) or the destination, and where.
+pub type Mounts = Vec<(bool, RelPath)>;
+
 /// Is how a run ended that was not halted.
 #[derive(Debug)]
 pub struct Finished {
@@ -64,9 +67,11 @@ pub struct Finished {
     /// Whether the roots have entries now: source, destination.
     pub has_entries: (bool, bool),
     /// Mount points that were seen: at the source (true) or the destination.
-    pub mounts: Vec<(bool, RelPath)>,
+    pub mounts: Mounts,
     /// The approval that let the deletions through, when one was needed.
     pub approved: Option<String>,
+    /// Directories in which the run worked and whose times it could not set.
+    pub unsettled: Vec<RelPath>,
 }
 
 /// Says why a run ended before it could do anything.
@@ -92,6 +97,17 @@ impl From<SpoolError> for RunError {
     }
 }
 
+/// Tries again after a transient error.
+fn retry<T>(mut step: impl FnMut() -> Result<T, FsError>) -> Result<T, FsError> {
+    for pause in crate::execute::BACKOFF {
+        match step() {
+            Err(error) if error.is_transient() => std::thread::sleep(pause),
+            other => return other,
+        }
+    }
+    step()
+}
+
 /// Runs a job.
 pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunError> {
     let source = halt::open_root("source", &job.source, job.cross_mounts)?;
@@ -108,12 +124,12 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
             halt::check_access(side, root, file)?;
         }
     }
-    let ignore_file = scan::read_ignore_file(&source)?;
+    let ignore_file = retry(|| scan::read_ignore_file(&source))?;
     let filter = Filter::new(&job.rules, ignore_file.as_deref())?;
-    let emptiness = (halt::is_empty(&source, &filter)?, halt::is_empty(&destination, &filter)?);
+    let emptiness = (retry(|| halt::is_empty(&source, &filter))?, retry(|| halt::is_empty(&destination, &filter))?);
     halt::check_emptied(job, environment.state, (&source, emptiness.0), (&destination, emptiness.1))?;
-    let source_probe = probe::probe(&source, !job.dry_run)?;
-    let destination_probe = probe::probe(&destination, !job.dry_run)?;
+    let source_probe = retry(|| probe::probe(&source, !job.dry_run))?;
+    let destination_probe = retry(|| probe::probe(&destination, !job.dry_run))?;
     halt::check_clocks(job, &source_probe, &destination_probe)?;
 
     let tally = Tally::new(environment.observer);
@@ -135,11 +151,12 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
         approved: OnceCell::new(),
     };
     environment.observer.event(Event::Phase(Phase::Scanning));
-    let (mounts, plan) = if job.dry_run {
+    let (mounts, plan, unsettled) = if job.dry_run {
         let (mounts, plan) = prepared.dry_run()?;
-        (mounts, Some(plan))
+        (mounts, Some(plan), Vec::new())
     } else {
-        (prepared.execute()?, None)
+        let (mounts, unsettled) = prepared.execute()?;
+        (mounts, None, unsettled)
     };
     let (counts, first_failure) = tally.counts();
     let (status, error_message) = match environment.stop.reason() {
@@ -151,7 +168,8 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
         None => (Status::Success, None),
     };
     let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter).unwrap_or(emptiness.1));
-    Ok(Finished { counts, status, error_message, plan, has_entries, mounts, approved: prepared.approved.into_inner() })
+    let approved = prepared.approved.into_inner();
+    Ok(Finished { counts, status, error_message, plan, has_entries, mounts, approved, unsettled })
 }
 
 fn policy(job: &Job, environment: &Environment<'_>, source: &Probe, destination: &Probe) -> Policy {
@@ -235,7 +253,7 @@ impl<'a> Prepared<'a> {
         scan.walk(self.job.walkers.unwrap_or_else(|| scan::default_walkers(self.remote)))
     }
 
-    fn dry_run(&self) -> Result<(Vec<(bool, RelPath)>, Fingerprint), RunError> {
+    fn dry_run(&self) -> Result<(Mounts, Fingerprint), RunError> {
         let sink = DryRun {
             log: self.environment.log,
             tally: self.tally,
@@ -256,7 +274,7 @@ impl<'a> Prepared<'a> {
         Ok((walked.mounts, plan))
     }
 
-    fn execute(&self) -> Result<Vec<(bool, RelPath)>, RunError> {
+    fn execute(&self) -> Result<(Mounts, Vec<RelPath>), RunError> {
         let (_, total) = self.destination.space()?;
         let executor = Executor {
             job: self.job,
@@ -276,6 +294,7 @@ impl<'a> Prepared<'a> {
             abilities: Default::default(),
             closed: Default::default(),
             removed: Default::default(),
+            unsettled: Default::default(),
         };
         let walked = if self.job.delete == DeleteMissing::Off {
             executor.with_workers(|streaming| self.walk(&Announced { inner: streaming }))?
@@ -290,8 +309,8 @@ impl<'a> Prepared<'a> {
             });
         }
         executor.close_directories();
-        self.settle()?;
-        Ok(walked.mounts)
+        self.settle();
+        Ok((walked.mounts, std::mem::take(&mut *lock(&executor.unsettled))))
     }
 
     /// With deletions, nothing is executed before the whole plan is known to be within the limits.
@@ -334,20 +353,25 @@ impl<'a> Prepared<'a> {
     }
 
     /// Gives the destination's root its time back and makes everything durable.
-    fn settle(&self) -> Result<(), FsError> {
+    fn settle(&self) {
         let (counts, _) = self.tally.counts();
         if counts.files_created + counts.files_updated + counts.files_deleted + counts.files_failed == 0 {
-            return Ok(());
+            return;
         }
         // A read-only destination has nothing to settle.
         if let Some(StopReason::ReadOnly(_)) = self.environment.stop.reason() {
-            return Ok(());
+            return;
         }
-        self.destination.open_dir(&RelPath::root())?.set_mtime(self.destination.entry().mtime)?;
+        let root = self.destination.open_dir(&RelPath::root());
+        if let Err(error) = root.and_then(|root| root.set_mtime(self.destination.entry().mtime)) {
+            self.tally.warn_once("directory times", &error.to_line());
+        }
         if self.job.fsync == Fsync::Batch && !self.environment.stop.is_stopped() {
             self.environment.observer.event(Event::Phase(Phase::Syncing));
-            self.destination.sync()?;
+            // The kernel tells of a lost page once only: trying again would hide it.
+            if let Err(error) = self.source.sync().and_then(|()| self.destination.sync()) {
+                self.environment.stop.stop(StopReason::Sync(error.to_line()));
+            }
         }
-        Ok(())
     }
 }

@@ -452,7 +452,10 @@ impl<'a> Scan<'a> {
         let decision = match decide(&source, destination.as_ref(), self.policy, unfinished, &mut look) {
             Ok(decision) => decision,
             Err(None) => return,
-            Err(Some(error)) => return self.fail(&opened.path, name, in_destination, error.to_line()),
+            Err(Some(error)) => {
+                opened.unread.store(true, Ordering::Relaxed);
+                return self.fail(&opened.path, name, in_destination, error.to_line());
+            }
         };
         let content = look.content.take();
         self.plan(opened, name, (source, destination), decision, content, building);
@@ -534,7 +537,7 @@ impl<'a> Scan<'a> {
                 return;
             }
             Decision::Skip(reason) => return self.tally.skip(&opened.path, name, source.is_directory(), reason),
-            Decision::Create => (Action::Create, None),
+            Decision::Create => (Action::Create, is_future(source.mtime, self.policy).then_some(Reason::FutureTime)),
             Decision::Update(reason) | Decision::Replace(reason) => (Action::Replace, reason),
             Decision::Metadata(reason) => (Action::Metadata, reason),
             Decision::Fail(reason) => (Action::Fail(reason.to_string()), Some(reason)),
@@ -699,8 +702,8 @@ impl Evidence for Look<'_, '_> {
 
     fn targets(&mut self) -> Result<(Vec<u8>, Vec<u8>), Self::Error> {
         let directory = self.destination_directory()?;
-        let source = self.opened.source.read_link(self.name).map_err(Some)?;
-        let destination = directory.read_link(self.name).map_err(Some)?;
+        let source = self.scan.retry(|| self.opened.source.read_link(self.name)).map_err(Some)?;
+        let destination = self.scan.retry(|| directory.read_link(self.name)).map_err(Some)?;
         Ok((source, destination))
     }
 
@@ -710,8 +713,9 @@ impl Evidence for Look<'_, '_> {
         }
         let directory = self.destination_directory()?;
         let privileged = self.scan.privileged;
-        let source = attributes::read_at(&self.opened.source, self.name, privileged).map_err(Some)?;
-        let destination = attributes::read_at(directory, self.name, privileged).map_err(Some)?;
+        let read = |directory| self.scan.retry(|| attributes::read_at(directory, self.name, privileged)).map_err(Some);
+        let source = read(&self.opened.source)?;
+        let destination = read(directory)?;
         Ok(source == destination)
     }
 }

@@ -149,7 +149,6 @@ impl DryRun<'_> {
             };
             operation.md5_after = planned.source_md5.as_ref().map(hex);
             set.add(&operation.filepath, operation.operation, operation.size_before);
-            self.tally.wrote(planned.bytes());
             operations.push(operation);
         }
         lock(&self.plan).merge(set);

@@ -153,9 +153,9 @@ impl PairState {
         self.approved.push(id.to_owned());
     }
 
-    /// Remembers that a run has begun to work in a direction.
-    pub fn began(&mut self, source: &Path, destination: &Path) {
-        let direction = (key(source), key(destination));
+    /// Remembers that a run has worked in a direction; the roots are written as in the log's header.
+    pub fn began(&mut self, source: &str, destination: &str) {
+        let direction = (source.to_owned(), destination.to_owned());
         if !self.directions.contains(&direction) {
             self.directions.push(direction);
         }
@@ -185,6 +185,7 @@ impl PairState {
             held.dedup();
         }
         let (source, destination) = (key(source), key(destination));
+        self.began(&source, &destination);
         self.unfinished.retain(|held| held.source != source || held.destination != destination);
     }
 }

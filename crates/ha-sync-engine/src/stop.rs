@@ -15,6 +15,8 @@ pub enum StopReason {
     ReadOnly(String),
     /// The operation log cannot be written.
     Log(String),
+    /// What was written may not be durable.
+    Sync(String),
 }
 
 impl fmt::Display for StopReason {
@@ -23,6 +25,7 @@ impl fmt::Display for StopReason {
             Self::Signal(number) => write!(formatter, "interrupted by signal {number}"),
             Self::LockLost(why) => write!(formatter, "lock lost: {why}"),
             Self::ReadOnly(path) => write!(formatter, "destination is read-only: {path}"),
+            Self::Sync(why) => write!(formatter, "what was written may not be durable: {why}"),
             Self::Log(why) => write!(formatter, "operation log cannot be written: {why}"),
         }
     }

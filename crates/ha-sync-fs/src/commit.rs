@@ -1,6 +1,7 @@
 //! Puts a finished temporary entry in place, and takes entries away: each by one rename, after a look at what is
 //! there (sync.md §5).
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ha_sync_core::entry::{Entry, Kind};
@@ -16,11 +17,32 @@ use crate::error::FsError;
 pub struct Ways {
     exchange: AtomicBool,
     noreplace: AtomicBool,
+    unnamed: AtomicBool,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { exchange: AtomicBool::new(true), noreplace: AtomicBool::new(true) }
+        Self { exchange: AtomicBool::new(true), noreplace: AtomicBool::new(true), unnamed: AtomicBool::new(true) }
+    }
+}
+
+/// Makes a file without a name, which leaves no trace when the run dies; nothing where there are none.
+pub fn stage_unnamed(directory: &Dir, ways: &Ways) -> Result<Option<OwnedFd>, FsError> {
+    if !ways.unnamed.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let file = directory.create_unnamed_file()?;
+    if file.is_none() {
+        ways.unnamed.store(false, Ordering::Relaxed);
+    }
+    Ok(file)
+}
+
+/// Gives the finished file without a name its name, where nothing was.
+pub fn create_from_unnamed(directory: &Dir, file: &OwnedFd, name: &[u8]) -> Result<(), CommitError> {
+    match directory.name_file(file, name) {
+        Err(error) if error.errno() == Some(Errno::EXIST) => Err(occupied(directory, name)),
+        other => Ok(other?),
     }
 }
 
@@ -97,7 +119,13 @@ pub fn replace(
             Ok(()) => return finish_exchange(directory, temporary, name, seen, trash),
             Err(error) if error.errno() == Some(Errno::NOENT) => return Err(CommitError::Changed),
             Err(error) if is_unsupported(&error) => ways.exchange.store(false, Ordering::Relaxed),
-            Err(error) => return Err(error.into()),
+            // A server may have done it and its answer be lost.
+            Err(error) => match directory.find(temporary) {
+                Ok(Some(out)) if out.inode == seen.inode => {
+                    return finish_exchange(directory, temporary, name, seen, trash);
+                }
+                _ => return Err(error.into()),
+            },
         }
     }
     let directories = seen.is_directory() || directory.find(temporary)?.is_some_and(|entry| entry.is_directory());
@@ -120,7 +148,7 @@ pub fn replace(
         }
         None if directories => return Err(CommitError::NoTrash),
         Some(trash) => {
-            if directory.hard_link(name, trash, name).is_err() {
+            if directory.hard_link(name, trash, name).is_err() && !is_there(trash, name, seen) {
                 keep_copy(directory, name, seen, trash, name)?;
             }
             match directory.find(name)? {
@@ -134,12 +162,22 @@ pub fn replace(
         None => {}
     }
     if let Err(error) = directory.rename_over(temporary, directory, name) {
-        if let Some(trash) = trash {
-            trash.remove_file(name)?;
+        // It may have been done and the answer be lost: then the trash holds the only old version.
+        if is_there(directory, name, seen) {
+            if let Some(trash) = trash {
+                let _ = trash.remove_file(name);
+            }
+        } else if matches!(directory.find(temporary), Ok(None)) {
+            return Ok(());
         }
         return Err(error.into());
     }
     Ok(())
+}
+
+/// Tells whether a name is certainly the very entry that the plan saw.
+fn is_there(directory: &Dir, name: &[u8], seen: &Entry) -> bool {
+    matches!(directory.find(name), Ok(Some(now)) if now.inode == seen.inode)
 }
 
 /// Checks that what came out of the exchange is what the plan saw, and moves it to the trash; else exchanges back.
@@ -154,9 +192,10 @@ fn finish_exchange(
         Ok(()) => error,
         Err(failed) => failed.into(),
     };
-    match directory.find(temporary)? {
-        Some(out) if seen.same_content_version(&out) => {}
-        _ => return Err(put_back(CommitError::Changed)),
+    match directory.find(temporary) {
+        Ok(Some(out)) if seen.same_content_version(&out) => {}
+        Ok(_) => return Err(put_back(CommitError::Changed)),
+        Err(error) => return Err(put_back(error.into())),
     }
     let gone = match trash {
         Some(trash) => carry(directory, temporary, seen, trash, name),
@@ -168,7 +207,11 @@ fn finish_exchange(
         },
         None => directory.remove_file(temporary),
     };
-    gone.map_err(|error| put_back(error.into()))
+    match gone {
+        // Done, and the answer was lost.
+        Err(_) if matches!(directory.find(temporary), Ok(None)) => Ok(()),
+        other => other.map_err(|error| put_back(error.into())),
+    }
 }
 
 /// Takes away the file or link that `seen` describes; it goes to `trash`, or for good.
@@ -186,6 +229,8 @@ pub fn delete(directory: &Dir, name: &[u8], seen: &Entry, trash: Option<&Dir>) -
             keep_copy(directory, name, seen, trash, name)?;
             return Ok(directory.remove_file(name)?);
         }
+        // Done, and the answer was lost.
+        Err(_) if is_there(trash, name, seen) => {}
         Err(error) => return Err(error.into()),
     }
     match trash.find(name)? {

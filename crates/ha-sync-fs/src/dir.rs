@@ -156,6 +156,31 @@ impl Dir {
         self.explain("create", name, rustix::fs::openat(&self.handle, name, flags, Mode::from_raw_mode(0o600)))
     }
 
+    /// Makes a new file without a name, mode 0600; nothing where the file system has none.
+    pub fn create_unnamed_file(&self) -> Result<Option<OwnedFd>, FsError> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.handle, c".", flags, Mode::from_raw_mode(0o600)) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
+            Err(errno) => Err(self.error("create a file in", b"", errno)),
+        }
+    }
+
+    /// Gives a file without a name its name; fails with EEXIST when that is taken.
+    pub fn name_file(&self, file: impl AsFd, name: &[u8]) -> Result<(), FsError> {
+        let file = file.as_fd();
+        let by_handle = rustix::fs::linkat(file, c"", &self.handle, name, AtFlags::EMPTY_PATH);
+        let result = match by_handle {
+            // Without CAP_DAC_READ_SEARCH kernels before 6.10 want it by its path in /proc.
+            Err(Errno::NOENT | Errno::PERM) => {
+                let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+                rustix::fs::linkat(rustix::fs::CWD, path, &self.handle, name, AtFlags::SYMLINK_FOLLOW)
+            }
+            other => other,
+        };
+        self.explain("link", name, result)
+    }
+
     /// Makes a directory, mode 0700.
     pub fn make_directory(&self, name: &[u8]) -> Result<(), FsError> {
         self.explain("make directory", name, rustix::fs::mkdirat(&self.handle, name, Mode::from_raw_mode(0o700)))

@@ -35,6 +35,7 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct FileLock {
     handle: OwnedFd,
+    path: PathBuf,
 }
 
 impl FileLock {
@@ -52,11 +53,13 @@ impl FileLock {
         loop {
             let handle = open(&path)?;
             match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+                // Its last holder removed it between our two calls.
+                Ok(()) if !is_at(&handle, &path) => {}
                 Ok(()) => {
                     let written = rustix::fs::ftruncate(&handle, 0)
                         .and_then(|()| rustix::io::pwrite(&handle, holder.as_bytes(), 0));
                     written.map_err(|errno| FsError::local("write", &path, errno.into()))?;
-                    return Ok(Self { handle });
+                    return Ok(Self { handle, path });
                 }
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline && !stopped() => {
                     std::thread::sleep(Duration::from_millis(50));
@@ -76,14 +79,28 @@ impl FileLock {
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        // The file stays: removing it would let two processes hold locks on two files of one name.
+        // Removed while it is still locked: who waits for it finds out that it is gone, and makes a new one.
+        // Somebody else's file cannot be removed; an empty one tells nothing of a holder.
         let _ = rustix::fs::ftruncate(&self.handle, 0);
+        let _ = rustix::fs::unlink(&self.path);
     }
 }
 
+/// Chooses the first directory that every user can write to, so that all users of a host choose the same; a host
+/// without one has its own first writable place.
 fn place() -> &'static Path {
-    let usable = |place: &&&str| rustix::fs::access(**place, rustix::fs::Access::WRITE_OK).is_ok();
-    Path::new(PLACES.iter().find(usable).unwrap_or(&"/tmp"))
+    let shared = |place: &&&str| {
+        let mode = rustix::fs::stat(**place).map_or(0, |stat| stat.st_mode);
+        mode & 0o1002 == 0o1002
+    };
+    let writable = |place: &&&str| rustix::fs::access(**place, rustix::fs::Access::WRITE_OK).is_ok();
+    Path::new(PLACES.iter().find(shared).or_else(|| PLACES.iter().find(writable)).unwrap_or(&"/tmp"))
+}
+
+/// Tells whether the path still leads to the file that was locked.
+fn is_at(handle: &OwnedFd, path: &Path) -> bool {
+    let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    rustix::fs::fstat(handle).map(identity).ok() == rustix::fs::lstat(path).map(identity).ok()
 }
 
 /// Opens the lock file. Another user may have made it: creating and opening are two calls, because a kernel with

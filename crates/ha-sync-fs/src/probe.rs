@@ -58,7 +58,7 @@ pub fn probe(root: &Root, may_write: bool) -> Result<Probe, FsError> {
     let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::openat(root, c".", unnamed, Mode::from_raw_mode(0o600)) {
         Ok(file) => test(&mut probe, &file)?,
-        Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => {}
+        Err(Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NOSPC | Errno::DQUOT) => {}
         Err(_) if may_write => with_named_file(root, |file| test(&mut probe, file))?,
         Err(_) => {}
     }
@@ -96,7 +96,11 @@ fn with_named_file(root: &Root, test: impl FnOnce(&OwnedFd) -> Result<(), FsErro
     let made = match top.make_directory(OWN_DIRECTORY) {
         Ok(()) => true,
         Err(error) if error.errno() == Some(Errno::EXIST) => false,
-        Err(error) if matches!(error.errno(), Some(Errno::ROFS | Errno::ACCESS | Errno::PERM)) => return Ok(()),
+        Err(error)
+            if matches!(error.errno(), Some(Errno::ROFS | Errno::ACCESS | Errno::PERM)) || error.is_out_of_space() =>
+        {
+            return Ok(());
+        }
         Err(error) => return Err(error),
     };
     let own = top.open_child(OWN_DIRECTORY)?;
@@ -106,6 +110,11 @@ fn with_named_file(root: &Root, test: impl FnOnce(&OwnedFd) -> Result<(), FsErro
         own.remove_file(&name)?;
         result
     });
+    // Full, it could not be tried out: what may be assumed is assumed.
+    let result = match result {
+        Err(error) if error.is_out_of_space() => Ok(()),
+        other => other,
+    };
     if made {
         top.remove_directory(OWN_DIRECTORY)?;
         let _ = top.set_mtime(before);

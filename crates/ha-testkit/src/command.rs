@@ -19,7 +19,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// How long a run may take when nothing else is said.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -217,19 +217,20 @@ impl Run {
     /// When it cannot be started.
     #[allow(clippy::zombie_processes, reason = "`Running` reaps it with wait4, to learn its memory")]
     pub fn start(&self) -> Running {
-        let mut command = if self.injections.is_empty() {
-            Command::new(&self.program)
-        } else {
-            let mut command = Command::new(crate::loopmount::tool("strace").expect("strace is installed"));
+        // This process may have raised its own limit (`limits`), which must not hide a leak of the one under test.
+        let mut command = Command::new(crate::loopmount::tool("prlimit").expect("util-linux is installed"));
+        command.arg(format!("--nofile={0}:{0}", self.open_files)).arg("--");
+        if !self.injections.is_empty() {
+            command.arg(crate::loopmount::tool("strace").expect("strace is installed"));
             command.args(["-f", "-qq", "-o", "/dev/null"]);
             let calls: Vec<_> = self.injections.iter().map(|inject| inject.calls.as_str()).collect();
             command.arg("-e").arg(format!("trace={}", calls.join(",")));
             for inject in &self.injections {
                 command.arg("-e").arg(format!("inject={}:{}", inject.calls, inject.what.join(":")));
             }
-            command.arg("--").arg(&self.program);
-            command
-        };
+            command.arg("--");
+        }
+        command.arg(&self.program);
         // Files instead of pipes: nothing blocks, and what a killed run has printed is there.
         let stdout = tempfile::tempfile().expect("a file for stdout");
         let stderr = tempfile::tempfile().expect("a file for stderr");
@@ -250,9 +251,6 @@ impl Run {
         let started = Instant::now();
         let child = command.spawn().unwrap_or_else(|error| panic!("failed to start {:?}: {error}", self.program));
         let pid = Pid::from_child(&child);
-        // This process may have raised its own limit (`limits`), which must not hide a leak of the one under test.
-        let limit = Rlimit { current: Some(self.open_files), maximum: Some(self.open_files) };
-        let _ = rustix::process::prlimit(Some(pid), Resource::Nofile, limit);
         let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("a handle of the process");
         Running { pid, handle, stdout, stderr, started, deadline: started + self.timeout, waited: false }
     }

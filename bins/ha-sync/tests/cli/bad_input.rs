@@ -255,7 +255,7 @@ fn a_list_that_forces() {
 #[test]
 fn a_prune_of_nothing() {
     insta::assert_snapshot!(refused(&["prune"]), @r"
-    error: nothing to prune
+    error: nothing was named to be pruned
     hint: give --db-older-than 30d, --logs-older-than 10d or --trash ROOT
     ");
 }

@@ -3,8 +3,11 @@
 mod bad_input;
 mod docs;
 mod dry_run;
+mod faults;
+mod file_systems;
 mod filters;
 mod halts;
+mod kill;
 mod lacking;
 mod lock;
 mod metadata;

@@ -195,7 +195,8 @@ fn a_killed_runs_log_is_flushed_as_interrupted_and_each_operation_is_there_once(
     need!(need_tool("strace"));
     let items: Vec<_> = (0..6).map(|number| file(format!("{number}/file"), number.to_string())).collect();
     let place = Place::new(&items, &[]);
-    let killed = place.command(&["--workers", "1"]).strace(Inject::on("renameat2").signal("KILL").when("3")).run();
+    let killed =
+        place.command(&["--workers", "1"]).strace(Inject::on("linkat,renameat2").signal("KILL").when("3")).run();
     assert_ne!(killed.code(), Some(0));
     assert_eq!(place.logs().len(), 1);
 

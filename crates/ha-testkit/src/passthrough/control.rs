@@ -119,6 +119,7 @@ pub struct Rule {
     action: Action,
     seen: u64,
     fired: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Rule {
@@ -137,6 +138,7 @@ impl Rule {
             action: Action::Fail(Errno::IO),
             seen: 0,
             fired: Arc::default(),
+            ended: Arc::default(),
         }
     }
 
@@ -211,14 +213,22 @@ impl Rule {
     }
 }
 
-/// An injected rule, to ask how often it acted.
+/// An injected rule, to ask how often it acted, and to end it.
 #[derive(Debug, Clone)]
-pub struct Fault(Arc<AtomicU64>);
+pub struct Fault {
+    fired: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
 
 impl Fault {
     /// Returns how many requests the rule has acted on.
     pub fn fired(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.fired.load(Ordering::SeqCst)
+    }
+
+    /// Lets the rule act no more; other rules stay.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
     }
 }
 
@@ -282,7 +292,7 @@ impl Control {
     /// Adds a rule. Rules are asked in the order of their arrival; the first one that acts is the last one asked, but
     /// delays and hooks let the next ones act as well.
     pub fn inject(&self, rule: Rule) -> Fault {
-        let fault = Fault(Arc::clone(&rule.fired));
+        let fault = Fault { fired: Arc::clone(&rule.fired), ended: Arc::clone(&rule.ended) };
         self.rules.lock().expect("rules").push(rule);
         self.has_rules.store(true, Ordering::SeqCst);
         fault
@@ -384,6 +394,9 @@ impl Control {
             let paths = paths();
             for rule in rules.iter_mut().filter(|rule| rule.wants(operations)) {
                 let Some(path) = paths.iter().find(|path| rule.pattern.matches(path)) else { continue };
+                if rule.ended.load(Ordering::SeqCst) {
+                    continue;
+                }
                 rule.seen += 1;
                 if rule.seen <= rule.skip || rule.seen - rule.skip > rule.times {
                     continue;

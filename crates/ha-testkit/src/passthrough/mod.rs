@@ -50,6 +50,8 @@ pub struct Options {
     pub threads: usize,
     /// How long the kernel may use an entry or an attribute without asking again.
     pub cached_for: Duration,
+    /// The same for directories, as NFS has `acdirmin` for them; used when it is longer.
+    pub directories_cached_for: Duration,
     /// The first delay of each metadata request; [`Control::set_delay`] changes it.
     pub delay: Duration,
     /// How many handles of backing files are kept open; else an eighth of what this process may have open.
@@ -58,7 +60,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 40, cached_for: Duration::ZERO, delay: Duration::ZERO, handles: None }
+        Self {
+            threads: 40,
+            cached_for: Duration::ZERO,
+            directories_cached_for: Duration::ZERO,
+            delay: Duration::ZERO,
+            handles: None,
+        }
     }
 }
 

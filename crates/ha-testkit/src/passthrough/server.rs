@@ -111,6 +111,7 @@ enum Handle {
 pub(super) struct Server {
     control: Arc<Control>,
     cached_for: Duration,
+    directories_cached_for: Duration,
     root: Arc<OwnedFd>,
     root_path: Vec<u8>,
     root_device: u64,
@@ -188,6 +189,7 @@ impl Server {
         Ok(Self {
             control,
             cached_for: options.cached_for,
+            directories_cached_for: options.cached_for.max(options.directories_cached_for),
             root,
             root_path,
             root_device: stat.st_dev,
@@ -423,9 +425,13 @@ impl Server {
         self.enter(parent, parent_inode, name)
     }
 
+    fn cached_for(&self, attributes: &FileAttr) -> &Duration {
+        if attributes.kind == FileType::Directory { &self.directories_cached_for } else { &self.cached_for }
+    }
+
     fn answer_entry(&self, answer: Answer<FileAttr>, reply: ReplyEntry) {
         match answer {
-            Ok(attributes) => reply.entry(&self.cached_for, &attributes, Generation(0)),
+            Ok(attributes) => reply.entry(self.cached_for(&attributes), &attributes, Generation(0)),
             Err(errno) => reply.error(fuse(errno)),
         }
     }
@@ -488,7 +494,7 @@ impl Filesystem for Server {
             Ok(self.attributes(&rustix::fs::fstat(&*self.node(inode)?)?))
         });
         match answer {
-            Ok(attributes) => reply.attr(&self.cached_for, &attributes),
+            Ok(attributes) => reply.attr(self.cached_for(&attributes), &attributes),
             Err(errno) => reply.error(fuse(errno)),
         }
     }
@@ -555,7 +561,7 @@ impl Filesystem for Server {
             Ok(self.attributes(&rustix::fs::fstat(&*node)?))
         });
         match answer {
-            Ok(attributes) => reply.attr(&self.cached_for, &attributes),
+            Ok(attributes) => reply.attr(self.cached_for(&attributes), &attributes),
             Err(errno) => reply.error(fuse(errno)),
         }
     }
@@ -721,7 +727,7 @@ impl Filesystem for Server {
         });
         match answer {
             Ok((attributes, handle)) => {
-                reply.created(&self.cached_for, &attributes, Generation(0), handle, FopenFlags::empty());
+                reply.created(self.cached_for(&attributes), &attributes, Generation(0), handle, FopenFlags::empty());
             }
             Err(errno) => reply.error(fuse(errno)),
         }
