@@ -221,10 +221,12 @@ impl<'a> Executor<'a> {
                         failed.push(planned.seq);
                     }
                 }
-                if let Some(mtime) = batch.mtime.filter(|_| !self.stop.is_stopped() || failed.len() < records.len()) {
+                if let Some(mtime) = batch.mtime {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
                     if let Err(error) = self.retry(|| place.destination.set_mtime(mtime)) {
-                        self.tally.warn_once("directory times", &error.to_line());
+                        if error.errno() != Some(Errno::ROFS) {
+                            self.tally.warn_once("directory times", &error.to_line());
+                        }
                         lock(&self.unsettled).push(batch.directory.clone());
                     }
                 }
