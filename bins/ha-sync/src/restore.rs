@@ -33,7 +33,8 @@ struct Row {
 
 /// Lists or puts back.
 pub(crate) fn serve(settings: &RestoreSettings) -> Result<ExitCode, Failure> {
-    let root = Root::open(&settings.root, false)
+    // A run that crossed mounts has put their old versions into the same trash.
+    let root = Root::open(&settings.root, true)
         .or_failure(FailureKind::Failed)
         .map_err(|failure| failure.hint("name the root whose files were replaced or deleted: --root DIR"))?;
     let wanted = wanted(settings)?;

@@ -214,10 +214,11 @@ impl<'a> Restore<'a> {
         let trash = self.root.open_dir(&place)?;
         // Its own temporary name first: from there it is put in place as every run does it.
         let temporary = filter::temporary_name(self.id, 0);
-        trash.rename_over(name, &directory, &temporary)?;
+        let Some(kept) = trash.find(name)? else { return Err(CommitError::Changed) };
+        commit::carry(&trash, name, &kept, &directory, &temporary)?;
         let result = self.commit(&directory, &parent, &temporary, name, present.as_ref());
         if result.is_err() {
-            directory.rename_over(&temporary, &trash, name)?;
+            commit::carry(&directory, &temporary, &kept, &trash, name)?;
         }
         result
     }

@@ -2,12 +2,19 @@
 
 mod bad_input;
 mod docs;
+mod dry_run;
 mod faults;
 mod file_systems;
+mod filters;
 mod halts;
 mod kill;
+mod lacking;
+mod lock;
+mod metadata;
 mod peers;
 mod place;
+mod records;
+mod restore;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

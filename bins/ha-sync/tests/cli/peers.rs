@@ -314,7 +314,8 @@ fn unicode_twins_are_two_files() {
 #[test]
 fn the_temporary_file_of_a_killed_run_is_not_spread_by_the_opposite_job() {
     need!(need_tool("strace"));
-    let place = Place::new(&[file("dir/file", "content"), file("dir/other", "content")], &[]);
+    let place = Place::new(&[file("dir/file", "new").mtime(NEWER), file("dir/other", "new").mtime(NEWER)], &[]);
+    make(&place.destination, &[file("dir/file", "old"), file("dir/other", "old")]);
     let killed = place.command(&["--workers", "1"]).strace(Inject::on("renameat2").signal("KILL").when("1")).run();
     assert!(killed.code() != Some(0));
     let left = Snapshot::of(&place.destination).temporary_files();
