@@ -1,6 +1,7 @@
 //! What is left when a run ends at any moment, and what others see meanwhile: every file whole, every completed
 //! operation recorded exactly once.
 #![allow(clippy::disallowed_methods, reason = "a test that fails shows its path anyway")]
+#![allow(clippy::print_stdout, reason = "a test says how much it saw")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,8 +9,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+
+use std::time::Duration;
 
 use ha_testkit::command::{Environment, Inject, Outcome, Run, Running};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
@@ -254,6 +255,8 @@ struct World {
 struct Ended {
     outcome: Outcome,
     temporary: Vec<String>,
+    /// It had done a part of its work.
+    in_the_middle: bool,
 }
 
 fn fast_place() -> Environment {
@@ -407,7 +410,7 @@ impl World {
                         let mtime = if self.random.percent(50) { node.mtime } else { self.mtime() };
                         tree.insert(path.clone(), Node { mode: node.mode ^ 0o050, mtime, ..node });
                     }
-                    10..16 if path != "large" => {
+                    10..20 if path != "large" => {
                         let below = format!("{path}/");
                         tree.retain(|other, _| other != path && !other.starts_with(&below));
                         if self.delete && self.random.percent(40) {
@@ -471,6 +474,7 @@ impl World {
         let mut wrong = String::new();
         whole(&before, &middle, &target, &mut wrong);
         assert!(wrong.is_empty(), "{what}: after the end of the first run:\n{wrong}{}", outcome.stderr);
+        let in_the_middle = !temporary.is_empty() || (middle != before && middle != target);
         let second = self.command().run();
         second.assert_success();
         let (after, _) = read(&root);
@@ -487,13 +491,13 @@ impl World {
             assert!(left.is_empty(), "{what}: temporary entries are left: {left:?}");
         }
         self.check_trash(what, &before, &target);
-        self.check_records(what, &before, &middle, &target);
+        self.check_records(what, &before, &middle, &temporary, &target);
         let trash = root.join(".ha-sync/trash");
         if trash.exists() {
             fs::remove_dir_all(trash).unwrap();
         }
         self.destination = after;
-        Ended { outcome, temporary }
+        Ended { outcome, temporary, in_the_middle }
     }
 
     /// What was replaced or deleted is in the trash of one of the runs.
@@ -532,7 +536,7 @@ impl World {
     }
 
     /// Log and database together hold what changed on disk, exactly once.
-    fn check_records(&mut self, what: &str, before: &Tree, middle: &Tree, target: &Tree) {
+    fn check_records(&mut self, what: &str, before: &Tree, middle: &Tree, temporary: &[String], target: &Tree) {
         let logs = waiting_logs(&self.place.log_dir());
         assert!(logs.is_empty(), "{what}: logs that are not in the database: {logs:?}");
         let found = self.new_iterations();
@@ -559,7 +563,12 @@ impl World {
         let none = Vec::new();
         for path in before.keys().chain(target.keys()).collect::<BTreeSet<_>>() {
             let [was, is, will] = [before, middle, target].map(|tree| tree.get(path));
-            let expected = expected_rows(path, was, is, will, target, middle);
+            let mut expected = expected_rows(path, was, is, will, target, middle);
+            // Tidying up in a directory changes its time, which is then set again.
+            let tidied = temporary.iter().any(|held| held.rsplit_once('/').is_some_and(|(parent, _)| parent == path));
+            if tidied && is == will {
+                expected[1].push(vec!["update"]);
+            }
             let rows = [first, &second.rows].map(|rows| rows.get(path).unwrap_or(&none));
             for (run, (rows, allowed)) in rows.iter().zip(&expected).enumerate() {
                 if !allowed.iter().any(|allowed| rows.iter().eq(allowed)) {
@@ -698,8 +707,10 @@ fn waiting_logs(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn signalled(running: Running, delay: Duration, signal: Signal) -> Outcome {
-    std::thread::sleep(delay);
+fn signalled(mut running: Running, delay: Duration, signal: Signal) -> Outcome {
+    if running.ended_within(delay) {
+        return running.wait();
+    }
     if signal == Signal::KILL {
         running.kill();
     } else {
@@ -711,13 +722,16 @@ fn signalled(running: Running, delay: Duration, signal: Signal) -> Outcome {
 /// Ends so many runs at moments that are spread over the duration of one.
 fn many(seed: u64, rounds: u32, delete: bool, signal: Signal) {
     let mut world = World::new(seed, delete, 3, 60);
-    let mut full = Duration::ZERO;
-    for _ in 0..3 {
-        let ended = world.round(&format!("seed {seed}, whole run"), |world| world.command().run());
-        ended.outcome.assert_success();
-        full = full.max(ended.outcome.wall);
-    }
-    let mut ended_by_signal = 0;
+    let mut walls: Vec<Duration> = (0..5)
+        .map(|_| {
+            let ended = world.round(&format!("seed {seed}, whole run"), |world| world.command().run());
+            ended.outcome.assert_success();
+            ended.outcome.wall
+        })
+        .collect();
+    walls.sort();
+    let mut full = walls[2];
+    let (mut ended_by_signal, mut in_the_middle) = (0, 0);
     for round in 0..rounds {
         let place = f64::from(round) + (world.random.below(1000) as f64 / 1000.0);
         let delay = full.mul_f64(place / f64::from(rounds));
@@ -733,11 +747,17 @@ fn many(seed: u64, rounds: u32, delete: bool, signal: Signal) {
             assert!(ended.temporary.is_empty(), "{what}: it tidies up: {:?}", ended.temporary);
             ended_by_signal += u32::from(outcome.code() != Some(0));
         }
+        if outcome.code() == Some(0) {
+            full = (full + outcome.wall) / 2;
+        }
+        in_the_middle += u32::from(ended.in_the_middle);
         if round % 10 == 9 {
             world.is_idle();
         }
     }
-    assert!(ended_by_signal * 3 >= rounds * 2, "only {ended_by_signal} of {rounds} runs were interrupted");
+    assert!(ended_by_signal * 2 >= rounds, "only {ended_by_signal} of {rounds} runs were interrupted");
+    assert!(in_the_middle * 8 >= rounds, "only {in_the_middle} of {rounds} runs ended with a part of their work done");
+    println!("{rounds} runs, {ended_by_signal} interrupted, {in_the_middle} with a part of their work done");
 }
 
 #[test]
@@ -760,17 +780,21 @@ fn sweep(seed: u64, calls: &[(&str, u32, u32)]) {
     let mut world = World::new(seed, true, 1, 16);
     for (call, last, stride) in calls {
         let mut killed = 0;
-        for number in (1..=*last).step_by(*stride as usize) {
+        let (mut number, mut missed) = (1, 0);
+        // Not every round has something of every kind to do.
+        while number <= *last && missed < 4 {
             let what = format!("seed {seed}, killed at {call} {number}");
             let ended = world.round(&what, |world| {
                 let inject = Inject::on(call).signal("KILL").when(&number.to_string());
                 world.command().args(["--workers", "1", "--walkers", "1"]).strace(inject).run()
             });
             if ended.outcome.code() == Some(0) {
-                break;
+                missed += 1;
+                continue;
             }
             assert_eq!(ended.outcome.signal(), Some(9), "{what}: {:?}", ended.outcome);
             killed += 1;
+            number += stride;
         }
         assert!(killed > 0, "{call} is never called");
     }
@@ -792,10 +816,10 @@ fn killed_at_each_step_of_staging() {
 
 #[test]
 fn killed_at_looks_and_removals() {
-    sweep(6, &[("unlinkat", 4, 1), ("statx", 400, 17), ("openat", 200, 13)]);
+    sweep(6, &[("unlinkat", 4, 1), ("statx", 400, 17), ("newfstatat", 80, 11), ("openat", 200, 13)]);
 }
 
 #[test]
 fn killed_at_each_record() {
-    sweep(7, &[("write", 40, 2), ("fsync", 6, 1), ("fdatasync", 4, 1), ("pwrite64", 30, 4)]);
+    sweep(7, &[("write", 40, 2), ("fsync", 6, 1), ("pwrite64", 30, 4)]);
 }
