@@ -225,7 +225,10 @@ fn trees() -> impl Strategy<Value = Tree> {
                 if level + 1 < names.len() {
                     let mtime = START - 1_000_000 * SECOND;
                     let above = tree.entry(path.clone()).or_insert(Node { what: What::Directory, mode: 0o755, mtime });
-                    blocked |= above.what != What::Directory;
+                    blocked = above.what != What::Directory;
+                    if blocked {
+                        break;
+                    }
                 }
             }
             if !blocked {
@@ -275,7 +278,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn a_run_does_what_the_model_says((source, destination) in pairs(), delete in any::<bool>()) {
@@ -314,7 +317,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(150))]
+    #![proptest_config(config(300))]
 
     #[test]
     fn both_directions_converge((left, right) in pairs()) {
