@@ -278,7 +278,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(1000))]
+    #![proptest_config(config(700))]
 
     #[test]
     fn a_run_does_what_the_model_says((source, destination) in pairs(), delete in any::<bool>()) {
@@ -317,7 +317,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(config(200))]
 
     #[test]
     fn both_directions_converge((left, right) in pairs()) {
