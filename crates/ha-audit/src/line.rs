@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ha_sync_core::record::{Identity, Intent, Operation, OperationKind, OperationStatus};
+use ha_sync_core::record::{Identity, Intent, Metadata, Operation, OperationKind, OperationStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::time;
@@ -116,7 +116,7 @@ pub(crate) fn write_intent(lines: &mut Vec<u8>, intent: &Intent) {
     lines.extend_from_slice(br#"","filepath":"#);
     write_text(lines, filepath);
     for (name, identity) in [(&br#","before":"#[..], before), (br#","after":"#, after)] {
-        if let Some(Identity { kind, size, mtime, inode }) = identity {
+        if let Some(Identity { kind, size, mtime, inode, metadata }) = identity {
             lines.extend_from_slice(name);
             lines.extend_from_slice(br#"{"kind":"#);
             write_text(lines, kind.encode_utf8(&mut [0; 4]));
@@ -126,6 +126,17 @@ pub(crate) fn write_intent(lines: &mut Vec<u8>, intent: &Intent) {
             write_number(lines, *mtime);
             lines.extend_from_slice(br#","inode":"#);
             write_number(lines, i128::from(*inode));
+            if let Some(Metadata { mode, uid, gid, ctime }) = metadata {
+                lines.extend_from_slice(br#","metadata":{"mode":"#);
+                write_number(lines, i128::from(*mode));
+                lines.extend_from_slice(br#","uid":"#);
+                write_number(lines, i128::from(*uid));
+                lines.extend_from_slice(br#","gid":"#);
+                write_number(lines, i128::from(*gid));
+                lines.extend_from_slice(br#","ctime":"#);
+                write_number(lines, *ctime);
+                lines.push(b'}');
+            }
             lines.push(b'}');
         }
     }
@@ -243,9 +254,16 @@ mod tests {
     }
 
     fn identities() -> impl Strategy<Value = Option<Identity>> {
+        let metadata =
+            proptest::option::of(any::<(u32, u32, u32, i128)>().prop_map(|(mode, uid, gid, ctime)| Metadata {
+                mode,
+                uid,
+                gid,
+                ctime,
+            }));
         proptest::option::of(
-            (any::<char>(), any::<u64>(), any::<i128>(), any::<u64>())
-                .prop_map(|(kind, size, mtime, inode)| Identity { kind, size, mtime, inode }),
+            (any::<char>(), any::<u64>(), any::<i128>(), any::<u64>(), metadata)
+                .prop_map(|(kind, size, mtime, inode, metadata)| Identity { kind, size, mtime, inode, metadata }),
         )
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::Identity;
+use crate::record::{Identity, Metadata};
 
 /// Is a point in time: nanoseconds since 1970, of whatever sign a file system can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -98,7 +98,13 @@ impl Entry {
             Kind::Link => 'l',
             Kind::Special => 's',
         };
-        Identity { kind, size: self.size, mtime: self.mtime.0, inode: self.inode }
+        Identity { kind, size: self.size, mtime: self.mtime.0, inode: self.inode, metadata: None }
+    }
+
+    /// Returns the same with what setting metadata changes.
+    pub fn identity_with_metadata(&self) -> Identity {
+        let metadata = Metadata { mode: self.mode, uid: self.uid, gid: self.gid, ctime: self.ctime.0 };
+        Identity { metadata: Some(metadata), ..self.identity() }
     }
 
     /// Returns the size that a record has: absent for directories.

@@ -187,6 +187,22 @@ pub struct Identity {
     pub mtime: i128,
     /// Inode number; 0 when not known.
     pub inode: u64,
+    /// What else tells before from after, where only metadata are set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
+}
+
+/// Is what setting metadata changes while the inode stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Permission, set-id and sticky bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When the inode changed, nanoseconds since 1970.
+    pub ctime: i128,
 }
 
 /// Adds up the set of operations of a dry run without keeping it: equal sets of (path, operation, size_before) have

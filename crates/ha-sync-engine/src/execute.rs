@@ -836,15 +836,19 @@ fn intents(batch: &Batch) -> Vec<Intent> {
             seq: planned.seq,
             operation: planned.kind(),
             filepath: batch.directory.join(&planned.name).escaped(),
-            before: planned.destination.as_ref().map(Entry::identity),
+            before: planned.destination.as_ref().map(match planned.action {
+                Action::Metadata => Entry::identity_with_metadata,
+                _ => Entry::identity,
+            }),
             after: match planned.action {
                 Action::Delete | Action::RemoveDirectory => None,
                 // Metadata changes keep the inode; so recovery can tell them from replacements.
-                Action::Metadata => planned
-                    .source
-                    .as_ref()
-                    .zip(planned.destination.as_ref())
-                    .map(|(source, destination)| Identity { inode: destination.inode, ..source.identity() }),
+                Action::Metadata => {
+                    planned.source.as_ref().zip(planned.destination.as_ref()).map(|(source, destination)| Identity {
+                        inode: destination.inode,
+                        ..source.identity_with_metadata()
+                    })
+                }
                 _ => planned.source.as_ref().map(|source| Identity { inode: 0, ..source.identity() }),
             },
         })

@@ -37,7 +37,7 @@ pub fn resolve(
             Err(error) => return Err(error),
         };
         tidy(&root, &opened, run, intent, name, keep_replaced)?;
-        if is_done(&opened, run, intent, name)? {
+        if is_done(&opened, intent, name)? {
             done.push(Operation {
                 seq: intent.seq,
                 operation: intent.operation,
@@ -87,23 +87,38 @@ fn matches(identity: &Identity, entry: &Entry) -> bool {
         Kind::Link => 'l',
         Kind::Special => 's',
     };
-    identity.kind == kind
-        && (kind == 'd'
-            || (identity.size == entry.size
-                && (identity.mtime == entry.mtime.0
-                    || Time(identity.mtime).floor(COARSEST) == entry.mtime
-                    || Time(identity.mtime).floor(Time::SECOND) == entry.mtime)))
+    identity.kind == kind && (kind == 'd' || (identity.size == entry.size && same_time(identity, entry)))
+}
+
+fn same_time(identity: &Identity, entry: &Entry) -> bool {
+    identity.mtime == entry.mtime.0
+        || Time(identity.mtime).floor(COARSEST) == entry.mtime
+        || Time(identity.mtime).floor(Time::SECOND) == entry.mtime
+}
+
+/// Tells whether metadata were set on an inode that was to stay. What was set by half, or changed again by work in
+/// a directory, was not: the next run does it, and records it.
+fn metadata_is_set(before: &Identity, after: &Identity, entry: &Entry) -> bool {
+    let (Some(had), Some(wanted)) = (&before.metadata, &after.metadata) else { return false };
+    let owner = (entry.uid, entry.gid);
+    let owned = owner == (wanted.uid, wanted.gid);
+    // Where owners may not be set, they stay, and set-id bits go.
+    let kept = owner == (had.uid, had.gid) && entry.mode == wanted.mode & 0o1777;
+    entry.inode == before.inode
+        && matches(after, entry)
+        && same_time(after, entry)
+        && entry.ctime.0 != had.ctime
+        && ((owned && entry.mode == wanted.mode) || kept)
 }
 
 /// Tells whether the destination is what the operation was to make of it.
-fn is_done(directory: &Dir, run: &RunId, intent: &Intent, name: &[u8]) -> Result<bool, FsError> {
+fn is_done(directory: &Dir, intent: &Intent, name: &[u8]) -> Result<bool, FsError> {
     let entry = directory.find(name)?;
     Ok(match (&intent.before, &intent.after, entry) {
         (_, None, None) => true,
         (None, Some(after), Some(entry)) => matches(after, &entry),
-        // The inode was to stay: only metadata were set. What changed it since the run began was the run.
         (Some(before), Some(after), Some(entry)) if after.inode == before.inode => {
-            entry.inode == before.inode && matches(after, &entry) && entry.ctime.0 >= run.started().as_nanosecond()
+            metadata_is_set(before, after, &entry)
         }
         (Some(before), Some(after), Some(entry)) => entry.inode != before.inode && matches(after, &entry),
         _ => false,

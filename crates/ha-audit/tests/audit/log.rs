@@ -165,7 +165,7 @@ fn what_a_dead_run_left_open_is_told_and_concluded() {
     let log = OpLog::create(dir.path(), &iteration).unwrap();
     let mut made = intent(20);
     made.filepath = "new/folder".to_owned();
-    made.after = Some(Identity { kind: 'd', size: 0, mtime: 0, inode: 0 });
+    made.after = Some(Identity { kind: 'd', size: 0, mtime: 0, inode: 0, metadata: None });
     let mut emptied = operation(21);
     (emptied.operation, emptied.filepath, emptied.size_after) = (OperationKind::Delete, "gone".to_owned(), None);
     let mut directory = operation(22);

@@ -63,7 +63,7 @@ fn operations(range: std::ops::RangeInclusive<u64>) -> Vec<Operation> {
 }
 
 fn intent(seq: u64) -> Intent {
-    let after = Identity { kind: 'f', size: 10, mtime: 1_776_093_837_123_456_789, inode: 0 };
+    let after = Identity { kind: 'f', size: 10, mtime: 1_776_093_837_123_456_789, inode: 0, metadata: None };
     let filepath = operation(seq).filepath;
     Intent { seq, operation: OperationKind::Create, filepath, before: None, after: Some(after) }
 }

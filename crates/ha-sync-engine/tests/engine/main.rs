@@ -1,0 +1,5 @@
+//! The engine through its library, on real trees.
+#![allow(clippy::disallowed_methods, reason = "a test that fails shows its path anyway")]
+
+mod model;
+mod pairs;
