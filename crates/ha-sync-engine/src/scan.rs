@@ -378,18 +378,19 @@ impl<'a> Scan<'a> {
         if !self.job.dry_run && run != *self.run && !self.remembered.live.contains(&run) {
             let known = self.remembered.resolved.contains(&run);
             if in_source {
-                self.clear_away(self.source, &opened.source, name, &run, known);
+                let mtime = opened.source.entry().ok().map(|entry| entry.mtime);
+                self.clear_away(self.source, &opened.source, mtime, name, &run, known);
             }
             if let (true, Some(destination)) = (in_destination, &opened.destination) {
-                self.clear_away(self.destination, destination, name, &run, known);
+                self.clear_away(self.destination, destination, opened.mtime, name, &run, known);
             }
         }
         true
     }
 
     /// Removes a dead run's temporary entry. When that run's log was not seen, the entry could be an old version
-    /// that had just been exchanged out: it goes to the trash.
-    fn clear_away(&self, root: &Root, directory: &Dir, name: &[u8], run: &RunId, known: bool) {
+    /// that had just been exchanged out: it goes to the trash. The directory keeps its `mtime`.
+    fn clear_away(&self, root: &Root, directory: &Dir, mtime: Option<Time>, name: &[u8], run: &RunId, known: bool) {
         let result = match directory.find(name) {
             Ok(Some(entry)) if entry.is_directory() && known => directory.remove_directory(name),
             Ok(Some(_)) if known || !self.job.keep_replaced => directory.remove_file(name),
@@ -398,6 +399,7 @@ impl<'a> Scan<'a> {
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
+        let result = result.and_then(|()| mtime.map_or(Ok(()), |mtime| directory.set_mtime(mtime)));
         if let Err(error) = result {
             self.tally.warn_once("leftover", &format!("a dead run's temporary entry stays: {}", error.to_line()));
         }
