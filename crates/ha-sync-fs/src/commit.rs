@@ -127,7 +127,7 @@ pub fn replace(
         None if directories => return Err(CommitError::NoTrash),
         Some(trash) => {
             if directory.hard_link(name, trash, name).is_err() && !is_there(trash, name, seen) {
-                keep_copy(directory, name, seen, trash)?;
+                keep_copy(directory, name, seen, trash, name)?;
             }
             match directory.find(name)? {
                 Some(now) if seen.same_content_version(&now) => {}
@@ -176,12 +176,7 @@ fn finish_exchange(
         Err(error) => return Err(put_back(error.into())),
     }
     let gone = match trash {
-        Some(trash) => match directory.rename_over(temporary, trash, name) {
-            Err(error) if error.errno() == Some(Errno::XDEV) => {
-                keep_copy(directory, temporary, seen, trash).and_then(|()| directory.remove_file(temporary))
-            }
-            other => other,
-        },
+        Some(trash) => keep(directory, temporary, seen, trash, name),
         None if seen.is_directory() => match directory.remove_directory(temporary) {
             Err(error) if matches!(error.errno(), Some(Errno::NOTEMPTY | Errno::EXIST)) => {
                 return Err(put_back(CommitError::NoTrash));
@@ -209,7 +204,7 @@ pub fn delete(directory: &Dir, name: &[u8], seen: &Entry, trash: Option<&Dir>) -
     match directory.rename_over(name, trash, name) {
         Ok(()) => {}
         Err(error) if error.errno() == Some(Errno::XDEV) => {
-            keep_copy(directory, name, seen, trash)?;
+            keep_copy(directory, name, seen, trash, name)?;
             return Ok(directory.remove_file(name)?);
         }
         // Done, and the answer was lost.
@@ -236,23 +231,35 @@ fn directory_back(directory: &Dir, trash: &Dir, name: &[u8]) -> Result<(), FsErr
     }
 }
 
+/// Moves an entry to the trash under the name `kept`: by a rename, or by a copy where the trash is on another file
+/// system (a mount or a btrfs subvolume below the root).
+pub fn keep(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir, kept: &[u8]) -> Result<(), FsError> {
+    match directory.rename_over(name, trash, kept) {
+        Err(error) if error.errno() == Some(Errno::XDEV) && !seen.is_directory() => {
+            keep_copy(directory, name, seen, trash, kept)?;
+            directory.remove_file(name)
+        }
+        other => other,
+    }
+}
+
 /// Keeps a copy where neither a link nor a rename can: other file systems below the root, and those without links.
-fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir) -> Result<(), FsError> {
+fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir, kept: &[u8]) -> Result<(), FsError> {
     if seen.kind == Kind::Link {
-        trash.make_link(&directory.read_link(name)?, name)?;
-        let _ = trash.set_owner_of(name, seen.uid, seen.gid);
-        return trash.set_mtime_of(name, seen.mtime);
+        trash.make_link(&directory.read_link(name)?, kept)?;
+        let _ = trash.set_owner_of(kept, seen.uid, seen.gid);
+        return trash.set_mtime_of(kept, seen.mtime);
     }
     let source = directory.open_file(name)?;
-    let copy = trash.create_file(name)?;
+    let copy = trash.create_file(kept)?;
     let abilities = Abilities::default();
     let result = Copier::new(Hashing::Never, &abilities, &|| false, &|_| {}).copy(&source, seen, &copy);
     if let Err(error) = result {
-        trash.remove_file(name)?;
+        trash.remove_file(kept)?;
         use crate::content::CopyError;
         return Err(match error {
             CopyError::Read(errno) => directory.error("read", name, errno),
-            CopyError::Write(errno) => trash.error("write", name, errno),
+            CopyError::Write(errno) => trash.error("write", kept, errno),
             CopyError::Changed | CopyError::Stopped => directory.error("keep a copy of", name, Errno::AGAIN),
         });
     }
@@ -262,5 +269,5 @@ fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir) -> Result<
         let _ = attributes::write(&copy, &held, &Vec::new());
     }
     let _ = rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(seen.mode));
-    rustix::fs::futimens(&copy, &times(seen.mtime)).map_err(|errno| trash.error("set times of", name, errno))
+    rustix::fs::futimens(&copy, &times(seen.mtime)).map_err(|errno| trash.error("set times of", kept, errno))
 }
