@@ -42,7 +42,13 @@ fn assert_idle(outcome: &Outcome) {
 
 #[track_caller]
 fn assert_equal(source: &Path, destination: &Path, compare: &Compare, why: &str) {
-    let diff = Snapshot::with(source, compare).diff(&Snapshot::with(destination, compare));
+    let [source, destination] = [source, destination].map(|root| {
+        let mut tree = Snapshot::with(root, compare);
+        // XFS shows its ACLs twice.
+        tree.entries.values_mut().for_each(|entry| entry.xattrs.retain(|name, _| !name.starts_with(b"trusted.SGI_")));
+        tree
+    });
+    let diff = source.diff(&destination);
     assert!(diff.is_empty(), "{why}\n{diff}");
 }
 
@@ -178,7 +184,6 @@ fn rich_tree(root: &Path) {
     tool("setfacl", &["-m", "u:1234:rw,g:1235:r"], &root.join("acl"));
     tool("setfacl", &["-m", "u:1234:rwx", "-m", "d:u:1236:rx,d:g::r"], &root.join("acls"));
     tool("setcap", &["cap_net_bind_service+ep"], &root.join("capable"));
-    // Both tools change ctimes only, but the ACL's file got its mode from it.
 }
 
 fn allocated(path: &Path) -> u64 {
@@ -203,7 +208,7 @@ fn every_file_system_keeps_everything() {
         need!(loopmount::tmpfs(64 * MIB)),
     ];
     let mut source = first.clone();
-    for disk in &disks {
+    for (round, disk) in disks.iter().enumerate() {
         let root = disk.path().join("root");
         std::fs::create_dir(&root).unwrap();
         let place = Environment::new();
@@ -218,7 +223,7 @@ fn every_file_system_keeps_everything() {
         assert_idle(&run_of(&place, &source, &root).run());
         // Only metadata change now.
         for path in [first.join("acl"), source.join("acl")] {
-            tool("setfacl", &["-m", "u:1237:r"], &path);
+            tool("setfacl", &["-m", &format!("u:{}:r", 2000 + round)], &path);
         }
         let outcome = run_of(&place, &source, &root).run();
         outcome.assert_success();
