@@ -225,7 +225,13 @@ impl<'a> Executor<'a> {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
                     if let Err(error) = self.retry(|| place.destination.set_mtime(mtime)) {
                         self.tally.warn_once("directory times", &error.to_line());
-                        lock(&self.unsettled).push(batch.directory.clone());
+                        if error.errno() == Some(Errno::ROFS) {
+                            self.stop.stop(StopReason::ReadOnly(error.path.clone()));
+                        }
+                        // Where it is somebody else's directory, the next run may not either.
+                        if !matches!(error.errno(), Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) {
+                            lock(&self.unsettled).push(batch.directory.clone());
+                        }
                     }
                 }
                 if self.job.fsync == Fsync::File

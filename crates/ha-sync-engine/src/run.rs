@@ -91,6 +91,9 @@ impl From<SpoolError> for RunError {
     }
 }
 
+/// Is mount points: at the source (true) or the destination, and where.
+type MountPoints = Vec<(bool, RelPath)>;
+
 /// Tries again after a transient error.
 fn retry<T>(mut step: impl FnMut() -> Result<T, FsError>) -> Result<T, FsError> {
     for pause in crate::execute::BACKOFF {
@@ -158,7 +161,10 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
             let first = first_failure.unwrap_or_default();
             (Status::PartialFailure, Some(format!("{} failed, first: {first}", counts.files_failed)))
         }
-        None => (Status::Success, None),
+        None => match unsettled.first() {
+            Some(path) => (Status::PartialFailure, Some(format!("the time of a directory could not be set: {path}"))),
+            None => (Status::Success, None),
+        },
     };
     let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter).unwrap_or(emptiness.1));
     Ok(Finished { counts, status, error_message, plan, has_entries, mounts, unsettled })
@@ -265,7 +271,7 @@ impl<'a> Prepared<'a> {
         Ok((walked.mounts, plan))
     }
 
-    fn execute(&self) -> Result<(Vec<(bool, RelPath)>, Vec<RelPath>), RunError> {
+    fn execute(&self) -> Result<(MountPoints, Vec<RelPath>), RunError> {
         let (_, total) = self.destination.space()?;
         let executor = Executor {
             job: self.job,

@@ -1,4 +1,5 @@
 //! Real file systems as destination: what each can keep, what it cannot, and what happens when it is full.
+#![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
