@@ -10,8 +10,8 @@ use ha_sync_core::record::{Counts, Fingerprint, Iteration, Status};
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
-use crate::dsn::Dsn;
 use crate::batch::Tally;
+use crate::dsn::Dsn;
 use crate::reader::{LogError, LogReader};
 use crate::sqlite;
 

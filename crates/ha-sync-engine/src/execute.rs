@@ -224,10 +224,16 @@ impl<'a> Executor<'a> {
                 if let Some(mtime) = batch.mtime {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
                     if let Err(error) = self.retry(|| place.destination.set_mtime(mtime)) {
-                        if error.errno() != Some(Errno::ROFS) {
+                        if error.errno() == Some(Errno::ROFS) {
+                            let root = ha_sync_fs::error::printable_path(self.destination.path());
+                            self.stop.stop(StopReason::ReadOnly(root));
+                        } else {
                             self.tally.warn_once("directory times", &error.to_line());
                         }
-                        lock(&self.unsettled).push(batch.directory.clone());
+                        // Where it is somebody else's directory, the next run may not either.
+                        if !matches!(error.errno(), Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) {
+                            lock(&self.unsettled).push(batch.directory.clone());
+                        }
                     }
                 }
                 if self.job.fsync == Fsync::File

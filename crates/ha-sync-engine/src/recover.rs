@@ -7,7 +7,7 @@ use ha_sync_core::filter;
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::{RelPath, unescape};
 use ha_sync_core::record::{Identity, Intent, Operation, OperationStatus};
-use ha_sync_fs::{Dir, FsError, Root, trash};
+use ha_sync_fs::{Dir, FsError, Root, commit, trash};
 use jiff::Timestamp;
 use rustix::io::Errno;
 
@@ -75,7 +75,7 @@ fn tidy(
     let is_old = intent.before.as_ref().is_some_and(|before| before.inode == entry.inode && matches(before, &entry));
     if is_old && keep_replaced {
         let trash = trash::open(root, run, directory.path())?;
-        return directory.rename_over(&temporary, &trash, name);
+        return commit::carry(directory, &temporary, &entry, &trash, name);
     }
     if entry.is_directory() { directory.remove_directory(&temporary) } else { directory.remove_file(&temporary) }
 }

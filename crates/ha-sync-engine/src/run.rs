@@ -168,7 +168,10 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
             let first = first_failure.unwrap_or_default();
             (Status::PartialFailure, Some(format!("{} failed, first: {first}", counts.files_failed)))
         }
-        None => (Status::Success, None),
+        None => match unsettled.first() {
+            Some(path) => (Status::PartialFailure, Some(format!("the time of a directory could not be set: {path}"))),
+            None => (Status::Success, None),
+        },
     };
     let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter).unwrap_or(emptiness.1));
     let approved = prepared.approved.into_inner();

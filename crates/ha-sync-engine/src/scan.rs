@@ -394,8 +394,8 @@ impl<'a> Scan<'a> {
         let result = match directory.find(name) {
             Ok(Some(entry)) if entry.is_directory() && known => directory.remove_directory(name),
             Ok(Some(_)) if known || !self.job.keep_replaced => directory.remove_file(name),
-            Ok(Some(_)) => ha_sync_fs::trash::open(root, run, directory.path())
-                .and_then(|trash| directory.rename_over(name, &trash, name)),
+            Ok(Some(entry)) => ha_sync_fs::trash::open(root, run, directory.path())
+                .and_then(|trash| ha_sync_fs::commit::carry(directory, name, &entry, &trash, name)),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };

@@ -16,13 +16,16 @@ pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 const LARGEST: usize = 64 * 1024;
 
 /// Tells whether an attribute is synchronised: `user.*` and ACLs; as root also `trusted.*` and file capabilities.
-/// Labels of the host (`security.selinux`, `security.ima`, …) belong to it and are left alone.
+/// Labels of the host (`security.selinux`, `security.ima`, …) belong to it and are left alone; so does what overlayfs
+/// and XFS keep of their own under `trusted.*` (XFS shows its ACLs a second time as `trusted.SGI_ACL_*`).
 fn synchronised(name: &[u8], privileged: bool) -> bool {
     name.starts_with(b"user.")
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
         || (privileged
-            && ((name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay."))
+            && ((name.starts_with(b"trusted.")
+                && !name.starts_with(b"trusted.overlay.")
+                && !name.starts_with(b"trusted.SGI_"))
                 || name == b"security.capability"))
 }
 

@@ -256,7 +256,7 @@ fn directory_back(directory: &Dir, trash: &Dir, name: &[u8]) -> Result<(), FsErr
 /// Moves the file or link that `seen` describes to another name, onto another file system by a copy.
 pub fn carry(directory: &Dir, name: &[u8], seen: &Entry, to: &Dir, to_name: &[u8]) -> Result<(), FsError> {
     match directory.rename_over(name, to, to_name) {
-        Err(error) if error.errno() == Some(Errno::XDEV) => {
+        Err(error) if error.errno() == Some(Errno::XDEV) && !seen.is_directory() => {
             keep_copy(directory, name, seen, to, to_name)?;
             directory.remove_file(name)
         }

@@ -57,22 +57,31 @@ pub fn probe(root: &Root, may_write: bool) -> Result<Probe, FsError> {
     };
     let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::openat(root, c".", unnamed, Mode::from_raw_mode(0o600)) {
-        Ok(file) => test(&mut probe, &file)?,
+        Ok(file) => test(&mut probe, root, &file)?,
         Err(Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NOSPC | Errno::DQUOT) => {}
-        Err(_) if may_write => with_named_file(root, |file| test(&mut probe, file))?,
+        Err(_) if may_write => with_named_file(root, |file| test(&mut probe, root, file))?,
         Err(_) => {}
     }
     Ok(probe)
 }
 
+/// Tells whether a trial worked; an error that says nothing about what the file system can do is one.
+fn worked(result: Result<(), Errno>) -> Result<bool, Errno> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Tries things out on an empty file of ours.
-fn test(probe: &mut Probe, file: &OwnedFd) -> Result<(), FsError> {
-    let fail = |errno: Errno| FsError::local("probe", "a new file", errno.into());
+fn test(probe: &mut Probe, root: &Root, file: &OwnedFd) -> Result<(), FsError> {
+    let fail = |errno: Errno| FsError::local("probe a new file in", root.path(), errno.into());
     let stat = |file: &OwnedFd| stat_at(file, b"", AtFlags::EMPTY_PATH).map_err(fail);
     let made = stat(file)?;
     probe.clock = Some((made.mtime, Instant::now()));
     let fine = Time::new(1_000_000_001, 123_456_789);
-    if rustix::fs::futimens(file, &times(fine)).is_ok() {
+    if worked(rustix::fs::futimens(file, &times(fine))).map_err(fail)? {
         let kept = stat(file)?.mtime;
         probe.granularity = [1, 100, 1_000, 1_000_000, 10_000_000, Time::SECOND]
             .into_iter()
@@ -81,11 +90,18 @@ fn test(probe: &mut Probe, file: &OwnedFd) -> Result<(), FsError> {
     }
     let other = |id: u32| if id == 1 { 2 } else { 1 };
     let (uid, gid) = owner(other(made.uid), other(made.gid));
-    probe.owners = rustix::fs::fchown(file, uid, gid).is_ok() && {
-        let now = stat(file)?;
-        (now.uid, now.gid) == (other(made.uid), other(made.gid))
-    };
-    probe.modes = rustix::fs::fchmod(file, Mode::from_raw_mode(0o640)).is_ok() && stat(file)?.mode == 0o640;
+    match worked(rustix::fs::fchown(file, uid, gid)) {
+        // The other's quota is used up.
+        Err(Errno::DQUOT | Errno::NOSPC) => {}
+        owned => {
+            probe.owners = owned.map_err(fail)? && {
+                let now = stat(file)?;
+                (now.uid, now.gid) == (other(made.uid), other(made.gid))
+            }
+        }
+    }
+    probe.modes =
+        worked(rustix::fs::fchmod(file, Mode::from_raw_mode(0o640))).map_err(fail)? && stat(file)?.mode == 0o640;
     Ok(())
 }
 

@@ -99,6 +99,7 @@ impl Environment {
             directory: self.directory.path().to_owned(),
             timeout: TIMEOUT,
             injections: Vec::new(),
+            refused: Vec::new(),
             open_files: 1024,
             user: None,
         }
@@ -158,6 +159,7 @@ pub struct Run {
     directory: PathBuf,
     timeout: Duration,
     injections: Vec<Inject>,
+    refused: Vec<(u32, u16)>,
     open_files: u64,
     user: Option<(u32, u32)>,
 }
@@ -211,6 +213,13 @@ impl Run {
         self
     }
 
+    /// Lets a system call, by number, always fail with this errno, as a container's seccomp filter does; also for calls
+    /// that `strace` does not know.
+    pub fn refuse(mut self, call: u32, errno: rustix::io::Errno) -> Self {
+        self.refused.push((call, u16::try_from(errno.raw_os_error()).unwrap_or(0)));
+        self
+    }
+
     /// Starts it, in a process group of its own.
     ///
     /// # Panics
@@ -245,6 +254,9 @@ impl Run {
             .process_group(0);
         if let Some((uid, gid)) = self.user {
             command.gid(gid).uid(uid);
+        }
+        if !self.refused.is_empty() {
+            refuse_calls(&mut command, &self.refused);
         }
         // exec(2) counts the peak of the memory that the child shares with us until then; 5 resets ours (proc(5)).
         let _ = std::fs::write("/proc/self/clear_refs", "5");
@@ -432,6 +444,31 @@ fn bytes(file: &File) -> Vec<u8> {
 
 fn text(file: &File) -> String {
     String::from_utf8_lossy(&bytes(file)).into_owned()
+}
+
+/// Installs a seccomp filter in the child.
+#[allow(unsafe_code, reason = "a filter is installed between fork and exec, which no safe wrapper offers")]
+fn refuse_calls(command: &mut Command, refused: &[(u32, u16)]) {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    // The number is the first word of `struct seccomp_data`.
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
+    for (call, errno) in refused {
+        let code = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        filter.push(libc::sock_filter { code, jt: 0, jf: 1, k: *call });
+        filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | u32::from(*errno)));
+    }
+    filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
+    let install = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: the program points to a filter of its length, which the closure owns; prctl is async-signal-safe.
+        let done = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0) == 0
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(install) };
 }
 
 /// Reaps a child and returns its status and `ru_maxrss` in KiB (that of its largest child, when that was larger).
