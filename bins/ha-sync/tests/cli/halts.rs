@@ -502,3 +502,31 @@ fn a_root_that_cannot_be_listed_ends_the_run() {
     place.assert_untouched(&before);
     assert_eq!(place.last().text("status"), "failed");
 }
+
+#[test]
+fn a_damaged_memory_of_the_pair_halts() {
+    let place = Place::new(&[file("a", "")], &[]);
+    place.mirror(&[]);
+    let state = place.environment.log_dir().join("state").join(place.environment.pair()).join("state.json");
+    std::fs::write(&state, "{ not json").unwrap();
+    make(&place.source, &[file("b", "")]);
+    let before = place.both();
+    let outcome = place.run(&["--delete-missing"]);
+    outcome.assert_code(5);
+    place.assert_untouched(&before);
+    assert_says(&outcome, "state.json");
+    assert_says(&outcome, "hint: ");
+    std::fs::remove_file(&state).unwrap();
+    place.mirror(&[]);
+}
+
+#[test]
+fn an_emptied_source_halts_a_dry_run_too() {
+    let place = Place::new(&[file("a", "")], &[]);
+    place.mirror(&[]);
+    std::fs::remove_file(place.source.join("a")).unwrap();
+    let before = place.both();
+    let outcome = place.run(&["--dry-run", "--delete-missing"]);
+    assert_halted(&place, &before, &outcome, "source root is empty and had entries", "--allow-empty-root");
+    assert_eq!(place.last().number("dry_run"), 1);
+}

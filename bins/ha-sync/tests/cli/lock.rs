@@ -134,3 +134,19 @@ fn a_run_that_waits_for_the_lock_can_be_interrupted() {
     waiting.wait().assert_code(143);
     running.wait().assert_success();
 }
+
+#[test]
+fn a_second_signal_ends_the_run_at_once_and_nothing_is_half_written() {
+    let place = Place::new(&[file("a", vec![1; 300_000])], &[file("a", "old").mtime(1)]);
+    let mount = need!(Passthrough::mount(&place.destination, &Options::default()));
+    let mut running = busy(&place, &mount, Duration::from_millis(1500));
+    running.signal(Signal::TERM);
+    assert!(!running.ended_within(Duration::from_millis(200)), "it is in a call of the file system");
+    running.signal(Signal::TERM);
+    running.wait().assert_code(143);
+    assert_eq!(std::fs::read(place.destination.join("a")).unwrap(), b"old");
+    place.between(&place.source, mount.path(), &[]).run().assert_success();
+    drop(mount);
+    place.assert_sides_equal();
+    place.assert_no_temporary_files();
+}

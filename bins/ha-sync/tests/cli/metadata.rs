@@ -370,3 +370,18 @@ fn a_source_directory_that_the_user_may_not_read_keeps_its_copy() {
     assert!(place.destination.join("closed/a").exists());
     assert!(!place.destination.join("open/b").exists());
 }
+
+#[test]
+fn a_source_file_that_the_user_may_not_read_keeps_its_copy() {
+    need!(root());
+    let place = Place::new(&[file("closed", "new").mtime(NEWER), file("open", "x")], &[file("closed", "old")]);
+    give_away(&place);
+    chown(place.source.join("closed"), Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(place.source.join("closed"), PermissionsExt::from_mode(0o600)).unwrap();
+    let outcome = as_user(place.command(&["--delete-missing"]));
+    outcome.assert_code(3);
+    assert_says(&outcome, "closed");
+    assert_eq!(std::fs::read(place.destination.join("closed")).unwrap(), b"old");
+    assert_eq!(std::fs::read(place.destination.join("open")).unwrap(), b"x");
+    place.assert_no_temporary_files();
+}

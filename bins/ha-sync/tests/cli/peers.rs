@@ -157,6 +157,44 @@ fn a_source_directory_that_flips_to_a_link_during_runs_brings_nothing_from_outsi
 }
 
 #[test]
+fn a_destination_directory_that_flips_to_a_link_during_deletions_leads_nowhere() {
+    let place = Place::new(&[file("kept", "")], &[]);
+    let outside = outside(&place);
+    let many: Vec<_> = (0..40).map(|number| file(format!("photos/{number}/b/c"), "goes")).collect();
+    let before = Snapshot::of(&outside);
+    let (flipping, staged) = (place.destination.join("photos"), place.path("staged"));
+    std::os::unix::fs::symlink(&outside, &staged).unwrap();
+    let ended = Instant::now() + Duration::from_secs(2);
+    let mut runs = 0;
+    while Instant::now() < ended {
+        runs += 1;
+        for path in [&flipping, &staged] {
+            // Whatever the last run has left of the two.
+            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_dir_all(path);
+        }
+        make(&place.destination, &many);
+        std::os::unix::fs::symlink(&outside, &staged).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let flips = scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    // The run may have taken either away.
+                    let _ = rustix::fs::renameat_with(CWD, &flipping, CWD, &staged, RenameFlags::EXCHANGE);
+                }
+            });
+            let words = ["--delete-missing", "--max-delete", "100%"];
+            let outcome = place.command(&words).timeout(Duration::from_secs(20)).run();
+            stop.store(true, Ordering::SeqCst);
+            flips.join().unwrap();
+            assert!(matches!(outcome.code(), Some(0 | 3)), "{:?}\n{}", outcome.status, outcome.stderr);
+        });
+        before.assert_same(&Snapshot::of(&outside));
+    }
+    assert!(runs > 3);
+}
+
+#[test]
 fn fifos_sockets_and_devices_are_skipped_and_never_touched() {
     let special = |letter: &str| {
         [fifo(format!("{letter}/pipe")), socket(format!("{letter}/socket")), device(format!("{letter}/device"))]
