@@ -178,6 +178,11 @@ fn set_aside(dir: &Path, path: &Path, flushed: &Flushed) -> Result<PathBuf, File
     let aside = dir.join("state").join(sync_pair.as_str());
     files::create_directories(&aside)?;
     let moved_to = aside.join(format!("interrupted-{run_id}.jsonl"));
+    // a log that was concluded there since holds all of this one and more, and may not be in the store yet
+    if recovery::scan(&moved_to).is_ok_and(|scan| scan.ended) {
+        files::remove(path)?;
+        return Ok(moved_to);
+    }
     files::rename(path, &moved_to)?;
     files::sync_directory(&aside)?;
     Ok(moved_to)

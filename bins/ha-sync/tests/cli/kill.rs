@@ -242,6 +242,8 @@ struct World {
     place: Environment,
     random: Random,
     delete: bool,
+    /// Whether there is a trash.
+    keep: bool,
     source: Tree,
     destination: Tree,
     /// Counts versions and names.
@@ -277,6 +279,7 @@ impl World {
             place,
             random,
             delete,
+            keep: true,
             source: Tree::new(),
             destination: Tree::new(),
             counter: 0,
@@ -349,6 +352,7 @@ impl World {
             .arg(self.place.join("destination"))
             .args(["--pair", &self.place.pair(), "--max-delete", "100%", "--log-dir"])
             .arg(self.place.log_dir());
+        let run = if self.keep { run } else { run.args(["--keep-replaced", "0"]) };
         if self.delete { run.arg("--delete-missing") } else { run }
     }
 
@@ -492,7 +496,9 @@ impl World {
             let left = leftovers(side);
             assert!(left.is_empty(), "{what}: temporary entries are left: {left:?}");
         }
-        self.check_trash(what, &before, &target);
+        if self.keep {
+            self.check_trash(what, &before, &target);
+        }
         self.check_records(what, &before, &middle, &temporary, &target);
         let trash = root.join(".ha-sync/trash");
         if trash.exists() {
@@ -729,7 +735,12 @@ fn signalled(mut running: Running, after: Option<&Path>, delay: Duration, signal
 
 /// Ends so many runs at moments that are spread over the duration of one.
 fn many(seed: u64, rounds: u32, delete: bool, signal: Signal) {
-    let mut world = World::new(seed, delete, 3, 60);
+    let world = World::new(seed, delete, 3, 60);
+    many_in(world, seed, rounds, signal);
+}
+
+fn many_in(mut world: World, seed: u64, rounds: u32, signal: Signal) {
+    let delete = world.delete;
     let mut walls: Vec<Duration> = (0..5)
         .map(|_| {
             let ended = world.round(&format!("seed {seed}, whole run"), |world| world.command().run());
@@ -744,7 +755,7 @@ fn many(seed: u64, rounds: u32, delete: bool, signal: Signal) {
         let place = f64::from(round) + (world.random.below(1000) as f64 / 1000.0);
         let delay = full.mul_f64(place / f64::from(rounds));
         // Every second one while it works: that is a small part of a run that plans first.
-        let working = round % 2 == 1;
+        let working = round % 2 == 1 && world.keep;
         let trash = working.then(|| world.place.join("destination/.ha-sync/trash"));
         let delay = if working {
             Duration::from_micros(world.random.next() % if delete { 5_000 } else { 30_000 })
@@ -789,6 +800,13 @@ fn killed_at_any_moment_without_deletions() {
 #[test]
 fn terminated_at_any_moment() {
     many(3, 30, true, Signal::TERM);
+}
+
+#[test]
+fn killed_without_a_trash() {
+    let mut world = World::new(8, false, 3, 60);
+    world.keep = false;
+    many_in(world, 8, 12, Signal::KILL);
 }
 
 /// Kills a run at the n-th call of each kind that changes or looks at something.
