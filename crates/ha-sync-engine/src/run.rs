@@ -291,6 +291,7 @@ impl<'a> Prepared<'a> {
             abilities: Default::default(),
             closed: Default::default(),
             removed: Default::default(),
+            promised: Default::default(),
             unsettled: Default::default(),
         };
         let walked = if self.job.delete == DeleteMissing::Off {
