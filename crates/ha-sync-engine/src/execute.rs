@@ -53,6 +53,8 @@ pub(crate) struct Executor<'a> {
     /// Directories that get their final mode when everything in them is done: they are closed to their owner.
     pub(crate) closed: Mutex<Vec<(RelPath, u32, Option<Time>)>>,
     pub(crate) removed: Mutex<Option<OwnedFd>>,
+    /// Bytes that copies under way may still write.
+    pub(crate) promised: Mutex<u64>,
     /// Directories whose time could not be set back after work in them.
     pub(crate) unsettled: Mutex<Vec<RelPath>>,
 }
@@ -221,6 +223,7 @@ impl<'a> Executor<'a> {
                         failed.push(planned.seq);
                     }
                 }
+                self.release(place.allowance);
                 if let Some(mtime) = batch.mtime {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
                     if let Err(error) = self.retry(|| place.destination.set_mtime(mtime)) {
@@ -458,20 +461,33 @@ impl<'a> Executor<'a> {
                 _ => return Err(OperationError::Changed),
             }
         }
-        self.check_space(place, now.allocated.min(now.size))?;
+        let promised = self.check_space(place, now.allocated.min(now.size))?;
+        let done = self.put_copy(place, planned, &source, &mut now, copier);
+        self.release(promised);
+        done
+    }
+
+    fn put_copy(
+        &self,
+        place: &mut Place<'_>,
+        planned: &Planned,
+        source: &OwnedFd,
+        now: &mut Entry,
+        copier: &mut Copier<'_>,
+    ) -> Result<Done, OperationError> {
         // Small new files are most of a first copy; without a name they cost one directory change instead of two.
         if planned.destination.is_none()
-            && seen.size <= content::SMALL
+            && now.size <= content::SMALL
             && let Some(destination) = commit::stage_unnamed(&place.destination, &self.ways)?
         {
-            let copied = self.stage(place, name, &source, &mut now, &destination, copier)?;
-            commit::create_from_unnamed(&place.destination, &destination, name)?;
+            let copied = self.stage(place, &planned.name, source, now, &destination, copier)?;
+            commit::create_from_unnamed(&place.destination, &destination, &planned.name)?;
             self.tally.wrote(copied.bytes);
             return Ok(Done { size_after: Some(now.size), md5_after: copied.md5 });
         }
         let temporary = self.temporary(planned);
         let destination = place.destination.create_file(&temporary)?;
-        let staged = self.stage(place, name, &source, &mut now, &destination, copier);
+        let staged = self.stage(place, &planned.name, source, now, &destination, copier);
         let copied = match staged {
             Ok(copied) => copied,
             Err(error) => {
@@ -773,23 +789,43 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Checks that a copy leaves `--min-free`. Asking costs as much as a small write: what was found free lasts for
-    /// some small files.
-    fn check_space(&self, place: &mut Place<'_>, wanted: u64) -> Result<(), OperationError> {
+    /// Checks that a copy leaves `--min-free`, and promises it the bytes that are returned. Asking costs as much as a
+    /// small write: what was found free lasts for some small files.
+    fn check_space(&self, place: &mut Place<'_>, wanted: u64) -> Result<u64, OperationError> {
         if self.min_free == 0 || wanted == 0 {
-            return Ok(());
+            return Ok(0);
         }
         if wanted <= place.allowance {
             place.allowance -= wanted;
-            return Ok(());
+            return Ok(wanted);
         }
-        let (free, _) = self.destination.space()?;
+        self.release(std::mem::take(&mut place.allowance));
         let needed = wanted.saturating_add(self.min_free);
-        if free < needed {
-            return Err(OperationError::MinFree { free, wanted: needed - free });
+        loop {
+            let mut promised = lock(&self.promised);
+            let (free, _) = self.destination.space()?;
+            let left = free.saturating_sub(*promised);
+            if left >= needed {
+                place.allowance = ((left - needed) / 16).min(8 << 20);
+                *promised += wanted + place.allowance;
+                return Ok(wanted);
+            }
+            if free < needed {
+                return Err(OperationError::MinFree { free, wanted: needed - free });
+            }
+            drop(promised);
+            // What others have written of their promise is counted twice: when they are done it is known.
+            if self.stop.is_stopped() {
+                return Err(OperationError::Stopped);
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
-        place.allowance = ((free - needed) / 16).min(8 << 20);
-        Ok(())
+    }
+
+    fn release(&self, bytes: u64) {
+        if bytes > 0 {
+            *lock(&self.promised) -= bytes;
+        }
     }
 }
 

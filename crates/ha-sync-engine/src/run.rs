@@ -300,6 +300,7 @@ impl<'a> Prepared<'a> {
             abilities: Abilities::new(self.remote),
             closed: Default::default(),
             removed: Default::default(),
+            promised: Default::default(),
             unsettled: Default::default(),
         };
         let walked = if self.job.delete == DeleteMissing::Off {

@@ -131,6 +131,18 @@ fn min_free_is_left_free() {
     assert!(counted(&outcome, "created") >= 3, "{}", outcome.stdout);
     run_of(&place, &source, &root).args(["--min-free", "0"]).run().assert_success();
     assert_equal(&source, &root, &Compare::sides(), "--min-free 0");
+    // Copies side by side: together they leave it too, and none is refused that fits.
+    let disk = need!(loopmount::tmpfs(64 * MIB));
+    let place = Environment::new();
+    let (source, root) = (place.join("src"), disk.path().join("root"));
+    for index in 0..40 {
+        make(&source, &[file(format!("{}/f{index}", index % 8), noise(3 * MIB / 2))]);
+    }
+    std::fs::create_dir(&root).unwrap();
+    run_of(&place, &source, &root).args(["--min-free", "32MiB", "--workers", "8"]).run().assert_code(3);
+    let space = rustix::fs::statvfs(disk.path()).unwrap();
+    let free = space.f_bavail * space.f_frsize;
+    assert!((32 * MIB..34 * MIB).contains(&free), "{free} bytes are free");
 }
 
 #[test]
