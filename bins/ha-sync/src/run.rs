@@ -1,8 +1,9 @@
 //! A one-way run: lock, records, engine, summary.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ha_audit::oplog::OpLog;
@@ -22,6 +23,7 @@ use ha_sync_core::limits::{MaxDelete, MinFree};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::{escape, unescape};
 use ha_sync_core::record::{Counts, Intent, Iteration, LogError, Operation, OperationLog, Outcome, Status};
+use ha_sync_engine::halt::Halt;
 use ha_sync_engine::state::PairState;
 use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReason};
 use ha_sync_fs::content::Hashing;
@@ -166,13 +168,20 @@ impl Run<'_> {
 
     fn run(mut self, database: &str) -> Result<ExitCode, Failure> {
         let pair = &self.settings.pair;
-        let mut state = PairState::load(&self.log_directory, pair).map_err(|error| {
-            Failure::from_error(FailureKind::Halted, &error).hint(format!(
-                "the pair's memory of earlier runs; to go on as if it had never run: mv {0} {0}.damaged",
-                printable_path(&PairState::directory(&self.log_directory, pair).join("state.json"))
-            ))
-        })?;
-        let resolved = self.recover(&mut state)?;
+        let (mut state, damage) = match PairState::load(&self.log_directory, pair) {
+            Ok(state) => (state, None),
+            Err(error) => {
+                let seen = Failure::from_error(FailureKind::Halted, &error).one_line();
+                let path = printable_path(&PairState::directory(&self.log_directory, pair).join("state.json"));
+                let hint = format!("to go on as if the pair had never run: mv {path} {path}.damaged");
+                (PairState::default(), Some(RunError::Halt(Halt { seen, hints: vec![hint] })))
+            }
+        };
+        let mut resolved = HashSet::new();
+        let ready = damage.is_none() && !self.settings.dry_run;
+        if ready && ha_sync_engine::run::preflight(&self.job, &state).is_ok() {
+            resolved = self.recover(&mut state)?;
+        }
         let live = self.live_runs();
         if let Some(store) = &self.store {
             records::flush(&self.log_directory, store, &|message| self.warn(message));
@@ -197,6 +206,13 @@ impl Run<'_> {
         let observer = Both(self.reporter, &printer);
         // A store that fails now fails again at the end, and is reported there.
         let while_syncing = || drop(self.store.as_ref().map(|store| store.begin_flush(log.path())));
+        let has_begun = Cell::new(false);
+        let began = || {
+            has_begun.set(true);
+            let mut state = state.clone();
+            state.began(&self.settings.src, &self.settings.dest);
+            state.save(&self.log_directory, pair).map_err(|error| error.to_string())
+        };
         let environment = Environment {
             run: &self.iteration.run_id,
             start: self.iteration.started_at,
@@ -206,11 +222,18 @@ impl Run<'_> {
             stop: self.stop,
             state: &state,
             spool: &self.log_directory,
+            began: &began,
             while_syncing: &while_syncing,
             live,
             resolved,
         };
-        let result = ha_sync_engine::run(&self.job, &environment);
+        let result = match damage {
+            Some(damage) => Err(damage),
+            None => ha_sync_engine::run(&self.job, &environment),
+        };
+        if has_begun.get() {
+            state.began(&self.settings.src, &self.settings.dest);
+        }
         let outcome = outcome(&result);
         let already_current = self.already_current(&result);
         let mut places = Places { database: self.store.is_some().then(|| database.to_owned()), ..Places::default() };
@@ -236,20 +259,19 @@ impl Run<'_> {
     /// Goes through what interrupted runs of this pair left, and concludes their logs.
     fn recover(&self, state: &mut PairState) -> Result<HashSet<RunId>, Failure> {
         let mut resolved = HashSet::new();
-        if self.settings.dry_run {
-            return Ok(resolved);
-        }
         let logs = recovery::interrupted(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
         for log in logs {
             let left = log.unresolved();
             let header = left.header.clone();
             let mut operations = Vec::new();
             if !header.dry_run {
-                let destination = unescape(&header.dest).unwrap_or_default();
-                let destination =
-                    Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&destination));
+                let root = |text: &str| {
+                    let bytes = unescape(text).unwrap_or_default();
+                    PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
+                };
+                let (source, destination) = (root(&header.src), root(&header.dest));
                 let found = ha_sync_engine::recover::resolve(
-                    destination,
+                    &destination,
                     &header.run_id,
                     &left.intents,
                     self.job.keep_replaced,
@@ -263,9 +285,9 @@ impl Run<'_> {
                         continue;
                     }
                 }
-                state.interrupted(&header.src, &header.dest, left.directories.iter().cloned());
+                state.interrupted(&source, &destination, left.directories.iter().cloned());
                 if !left.directories.is_empty() || !operations.is_empty() {
-                    state.began(&header.src, &header.dest);
+                    state.began(&source, &destination);
                 }
                 state.save(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
             }
@@ -322,7 +344,7 @@ impl Run<'_> {
         }
         if !finished.unsettled.is_empty() {
             let directories = finished.unsettled.iter().map(ha_sync_core::path::RelPath::escaped);
-            state.interrupted(&self.iteration.src, &self.iteration.dest, directories);
+            state.interrupted(&self.settings.src, &self.settings.dest, directories);
         }
         if let Err(error) = state.save(&self.log_directory, &self.settings.pair) {
             self.warn_of("the state of the pair is not saved", &error);
@@ -358,11 +380,10 @@ impl Run<'_> {
         if self.settings.dry_run || days == 0 || self.stop.is_stopped() {
             return;
         }
-        if let Some(before) = before(days)
-            && let Err(error) = ha_sync_engine::restore::prune(&self.settings.dest, before, false)
-        {
-            // A missing root was the reason to halt, and said so.
-            if error.errno().is_some_and(|errno| errno.raw_os_error() != 2) {
+        let Some(before) = before(days) else { return };
+        // The source has a trash too, of the other direction and of what dead runs left there.
+        for root in [&self.settings.src, &self.settings.dest] {
+            if let Err(error) = ha_sync_engine::restore::prune(root, before, false) {
                 self.warn_of("old trash is not removed", &error);
             }
         }

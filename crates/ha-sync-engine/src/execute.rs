@@ -46,6 +46,8 @@ pub(crate) struct Executor<'a> {
     /// Whether owners can be set, as far as was tried.
     pub(crate) owners: AtomicBool,
     pub(crate) modes: bool,
+    /// The coarser side's smallest step of an mtime, nanoseconds.
+    pub(crate) granularity: i128,
     /// Bytes that a copy must leave free.
     pub(crate) min_free: u64,
     pub(crate) ways: Ways,
@@ -66,6 +68,10 @@ enum OperationError {
     Changed,
     #[error("changed while copying")]
     ChangedWhileCopying,
+    #[error("changed since scan: its directory was moved away while it was worked in")]
+    Moved,
+    #[error("not linked: the first of its names is not the source's version: {0}")]
+    NoLeader(RelPath),
     #[error("the run is being stopped")]
     Stopped,
     #[error("not copied: {free} bytes are free, {wanted} more are needed to leave --min-free")]
@@ -224,6 +230,13 @@ impl<'a> Executor<'a> {
                     }
                 }
                 self.release(place.allowance);
+                if !matches!(self.is_in_place(&place), Ok(true)) {
+                    for operation in records.iter_mut().filter(|done| done.status == OperationStatus::Success) {
+                        let now = operation.ended_at.unwrap_or(operation.started_at);
+                        failed.push(operation.seq);
+                        fail(operation, now, OperationError::Moved.to_string());
+                    }
+                }
                 if let Some(mtime) = batch.mtime {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
                     if let Err(error) = self.retry(|| place.destination.set_mtime(mtime)) {
@@ -343,7 +356,7 @@ impl<'a> Executor<'a> {
                             std::thread::sleep(*pause);
                             place.again = true;
                             // What this attempt staged, if its removal failed too.
-                            discard(&place.destination, &self.temporary(planned), planned.destination.as_ref());
+                            self.discard_staged(place, planned);
                         }
                         None => break Err(OperationError::Fs(error)),
                     }
@@ -396,15 +409,25 @@ impl<'a> Executor<'a> {
             },
             (Action::Metadata, Some(source), Some(seen)) => self.set_metadata(place, name, source, seen),
             (Action::Link(leader), Some(source), _) => {
+                let path = leader;
                 let (directory, leader) = leader.split().ok_or(OperationError::Changed)?;
+                let directory = self.destination.open_dir(&directory)?;
+                // Its copy may have failed: then it still has its old content.
+                let is_copied = |now: &Entry| {
+                    let same_time = (now.mtime.0 - source.mtime.0).abs() < self.granularity.max(1);
+                    now.kind == Kind::File && now.size == source.size && same_time
+                };
+                if !directory.find(leader)?.as_ref().is_some_and(is_copied) {
+                    return Err(OperationError::NoLeader(path.clone()));
+                }
                 let temporary = self.temporary(planned);
-                self.destination.open_dir(&directory)?.hard_link(leader, &place.destination, &temporary)?;
+                directory.hard_link(leader, &place.destination, &temporary)?;
                 self.commit(place, planned, &temporary)?;
                 Ok(Done { size_after: source.recorded_size(), md5_after: None })
             }
             (Action::Delete, _, Some(seen)) => {
                 self.open_trash(place)?;
-                commit::delete(&place.destination, name, seen, place.trash.as_ref())?;
+                commit::delete(&place.destination, name, seen, place.trash.as_ref(), &self.temporary(planned))?;
                 Ok(Done::default())
             }
             (Action::RemoveDirectory, _, Some(seen)) => self.remove_directory(place, name, seen),
@@ -425,8 +448,32 @@ impl<'a> Executor<'a> {
         filter::temporary_name(self.run, planned.seq)
     }
 
+    /// Removes what an attempt staged and could not remove: certainly ours as long as the old version is in place.
+    fn discard_staged(&self, place: &Place<'_>, planned: &Planned) {
+        let in_place = |old: &Entry| matches!(place.destination.find(&planned.name), Ok(Some(now)) if old.same_content_version(&now));
+        if planned.destination.as_ref().is_none_or(in_place) {
+            let _ = place.destination.remove_file(&self.temporary(planned));
+        }
+    }
+
+    /// Tells whether the directory of a batch is still where the plan found it: handles follow a directory that
+    /// somebody moves, even out of the root.
+    fn is_in_place(&self, place: &Place<'_>) -> Result<bool, FsError> {
+        let held = place.destination.entry()?;
+        match self.destination.open_dir(&place.batch.directory) {
+            Ok(now) => now.entry().map(|now| (now.device, now.inode) == (held.device, held.inode)),
+            Err(error) if error.is_transient() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Gives a finished temporary entry its name; removes it when that fails.
     fn commit(&self, place: &mut Place<'_>, planned: &Planned, temporary: &[u8]) -> Result<(), OperationError> {
+        let staged = place.destination.find(temporary)?.ok_or(OperationError::Changed)?;
+        if staged.size > content::SMALL && !self.is_in_place(place)? {
+            discard(&place.destination, temporary, staged.inode);
+            return Err(OperationError::Moved);
+        }
         let result = match &planned.destination {
             None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
             Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
@@ -435,7 +482,7 @@ impl<'a> Executor<'a> {
             }),
         };
         if result.is_err() {
-            discard(&place.destination, temporary, planned.destination.as_ref());
+            discard(&place.destination, temporary, staged.inode);
         }
         Ok(result?)
     }
@@ -491,7 +538,8 @@ impl<'a> Executor<'a> {
         let copied = match staged {
             Ok(copied) => copied,
             Err(error) => {
-                discard(&place.destination, &temporary, None);
+                // Ours: nothing was exchanged yet.
+                let _ = place.destination.remove_file(&temporary);
                 return Err(error);
             }
         };
@@ -636,7 +684,7 @@ impl<'a> Executor<'a> {
         place.destination.make_link(&target, &temporary)?;
         let dressed = self.dress_link(&place.destination, &temporary, seen);
         if let Err(error) = dressed {
-            discard(&place.destination, &temporary, None);
+            let _ = place.destination.remove_file(&temporary);
             return Err(error.into());
         }
         self.commit(place, planned, &temporary)?;
@@ -681,10 +729,7 @@ impl<'a> Executor<'a> {
             return Err(error);
         }
         drop(source);
-        if let Err(error) = self.commit(place, planned, &temporary) {
-            let _ = place.destination.remove_directory(&temporary);
-            return Err(error);
-        }
+        self.commit(place, planned, &temporary)?;
         Ok(Done::default())
     }
 
@@ -841,12 +886,15 @@ fn entry_of(handle: &OwnedFd, directory: &Dir, name: &[u8]) -> Result<Entry, FsE
     ha_sync_fs::dir::entry_of(handle).map_err(|errno| directory.error("look at", name, errno))
 }
 
-/// Removes a temporary entry; when that fails too, the next run does it. After an exchange that could not be undone
-/// it is the old version: that stays, and the next run moves it to the trash.
-fn discard(directory: &Dir, temporary: &[u8], old: Option<&Entry>) {
-    let is_ours = |old: &Entry| matches!(directory.find(temporary), Ok(Some(entry)) if entry.inode != old.inode);
-    if old.is_none_or(is_ours) {
-        let _ = directory.remove_file(temporary);
+/// Removes the temporary entry that was staged as `inode`; when that fails too, the next run does it. After an
+/// exchange that could not be undone another one may stand there, the only copy of a version: that stays, and the
+/// next run moves it to the trash.
+fn discard(directory: &Dir, temporary: &[u8], inode: u64) {
+    match directory.find(temporary) {
+        Ok(Some(entry)) if entry.inode != inode => {}
+        Ok(Some(entry)) if entry.is_directory() => drop(directory.remove_directory(temporary)),
+        Ok(Some(_)) => drop(directory.remove_file(temporary)),
+        Ok(None) | Err(_) => {}
     }
 }
 

@@ -27,6 +27,11 @@ pub fn resolve(
 ) -> Result<Vec<Operation>, FsError> {
     // Mounts may have been crossed; what the intents name is checked entry by entry.
     let root = Root::open(destination, true)?;
+    if !intents.is_empty() && root.open_dir(&RelPath::root())?.list()?.is_empty() {
+        // Most likely it is not mounted: nothing can be told of what was done.
+        let path = ha_sync_fs::error::printable_path(destination);
+        return Err(FsError::new("find what an interrupted run did: nothing is in", path, Errno::NOENT));
+    }
     let mut done = Vec::new();
     for intent in intents {
         let Some(path) = unescape(&intent.filepath).and_then(RelPath::from_bytes) else { continue };
@@ -61,7 +66,9 @@ fn size(identity: Option<&Identity>) -> Option<u64> {
     identity.filter(|identity| identity.kind != 'd').map(|identity| identity.size)
 }
 
-/// Removes the temporary entry of an intent, or keeps it when it is the version that was replaced.
+/// Removes the temporary entry of an intent when it certainly is what the run staged, or the old version of a run that
+/// was to keep none; everything else goes to the trash: the version that was replaced, or one that somebody put in its
+/// place in the last moment.
 fn tidy(
     root: &Root,
     directory: &Dir,
@@ -72,12 +79,26 @@ fn tidy(
 ) -> Result<(), FsError> {
     let temporary = filter::temporary_name(run, intent.seq);
     let Some(entry) = directory.find(&temporary)? else { return Ok(()) };
-    let is_old = intent.before.as_ref().is_some_and(|before| before.inode == entry.inode && matches(before, &entry));
-    if is_old && keep_replaced {
-        let trash = trash::open(root, run, directory.path())?;
-        return commit::carry(directory, &temporary, &entry, &trash, name);
+    let is_before = |before: &Identity, entry: &Entry| before.inode == entry.inode && matches(before, entry);
+    let worthless = match &intent.before {
+        // Nothing was replaced: it never was anything but ours.
+        None => true,
+        Some(before) => {
+            (!keep_replaced && is_before(before, &entry))
+                || directory.find(name)?.is_some_and(|now| is_before(before, &now))
+        }
+    };
+    if worthless && !entry.is_directory() {
+        return directory.remove_file(&temporary);
     }
-    if entry.is_directory() { directory.remove_directory(&temporary) } else { directory.remove_file(&temporary) }
+    if worthless {
+        match directory.remove_directory(&temporary) {
+            Err(error) if matches!(error.errno(), Some(Errno::NOTEMPTY | Errno::EXIST)) => {}
+            other => return other,
+        }
+    }
+    let trash = trash::open(root, run, directory.path())?;
+    commit::carry(directory, &temporary, &entry, &trash, name)
 }
 
 fn matches(identity: &Identity, entry: &Entry) -> bool {

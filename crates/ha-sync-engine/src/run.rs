@@ -45,6 +45,8 @@ pub struct Environment<'a> {
     pub state: &'a PairState,
     /// Where a large plan waits.
     pub spool: &'a Path,
+    /// Told when the run has passed every halt and begins to work; the run stops when that cannot be remembered.
+    pub began: &'a dyn Fn() -> Result<(), String>,
     /// What can be done while the file systems write everything back; the log is complete but for its trailer.
     pub while_syncing: &'a dyn Fn(),
     /// Runs that are going on, of other pairs.
@@ -111,8 +113,24 @@ fn retry<T>(mut step: impl FnMut() -> Result<T, FsError>) -> Result<T, FsError> 
     step()
 }
 
-/// Runs a job.
-pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunError> {
+/// Is two roots that passed the halts that need no scan.
+struct Checked {
+    source: Root,
+    destination: Root,
+    filter: Filter,
+    /// Whether there is nothing to synchronise: at the source, at the destination.
+    emptiness: (bool, bool),
+    source_probe: Probe,
+    destination_probe: Probe,
+}
+
+/// Checks the halts that need no scan, without a change to either root. What an interrupted run left is tidied up
+/// only when they pass: else the roots may not be the ones that it worked in.
+pub fn preflight(job: &Job, state: &PairState) -> Result<(), RunError> {
+    check(job, state).map(drop)
+}
+
+fn check(job: &Job, state: &PairState) -> Result<Checked, RunError> {
     let source = halt::open_root("source", &job.source, job.cross_mounts)?;
     let destination = halt::open_root("destination", &job.destination, job.cross_mounts)?;
     halt::check_apart(&source, &destination)?;
@@ -130,11 +148,17 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
     let ignore_file = retry(|| scan::read_ignore_file(&source))?;
     let filter = Filter::new(&job.rules, ignore_file.as_deref())?;
     let emptiness = (retry(|| halt::is_empty(&source, &filter))?, retry(|| halt::is_empty(&destination, &filter))?);
-    halt::check_emptied(job, environment.state, (&source, emptiness.0), (&destination, emptiness.1))?;
+    halt::check_emptied(job, state, (&source, emptiness.0), (&destination, emptiness.1))?;
     let source_probe = retry(|| probe::probe(&source, !job.dry_run))?;
     let destination_probe = retry(|| probe::probe(&destination, !job.dry_run))?;
     halt::check_clocks(job, &source_probe, &destination_probe)?;
+    Ok(Checked { source, destination, filter, emptiness, source_probe, destination_probe })
+}
 
+/// Runs a job.
+pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunError> {
+    let Checked { source, destination, filter, emptiness, source_probe, destination_probe } =
+        check(job, environment.state)?;
     let tally = Tally::new(environment.observer);
     tell_of_probes(&tally, job, &source_probe, &destination_probe);
     let policy = policy(job, environment, &source_probe, &destination_probe);
@@ -295,6 +319,7 @@ impl<'a> Prepared<'a> {
             privileged: rustix::process::geteuid().is_root(),
             owners: AtomicBool::new(self.policy.owners),
             modes: self.modes,
+            granularity: self.policy.granularity,
             min_free: self.job.min_free.bytes(total),
             ways: Default::default(),
             abilities: Abilities::new(self.remote),
@@ -304,6 +329,7 @@ impl<'a> Prepared<'a> {
             unsettled: Default::default(),
         };
         let walked = if self.job.delete == DeleteMissing::Off {
+            self.begin();
             executor.with_workers(|streaming| self.walk(&Announced { inner: streaming }))?
         } else {
             self.plan_then_execute(&executor)?
@@ -318,6 +344,12 @@ impl<'a> Prepared<'a> {
         executor.close_directories();
         self.settle();
         Ok((walked.mounts, std::mem::take(&mut *lock(&executor.unsettled))))
+    }
+
+    fn begin(&self) {
+        if let Err(why) = (self.environment.began)() {
+            self.environment.stop.stop(StopReason::Log(why));
+        }
     }
 
     /// With deletions, nothing is executed before the whole plan is known to be within the limits.
@@ -351,6 +383,7 @@ impl<'a> Prepared<'a> {
                 })
             })
         };
+        self.begin();
         observer.event(Event::Phase(Phase::Executing));
         replay(&spooled.plan, |streaming, batch| drop(streaming.take(batch)))?;
         observer.event(Event::Phase(Phase::Deleting));

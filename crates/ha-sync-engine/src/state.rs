@@ -52,8 +52,9 @@ struct Unfinished {
     directories: Vec<String>,
 }
 
+/// A root is one root however it is spelled.
 fn key(root: &Path) -> String {
-    escape(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()))
+    escape(std::os::unix::ffi::OsStrExt::as_bytes(local::canonical(root).as_os_str()))
 }
 
 impl PairState {
@@ -119,16 +120,12 @@ impl PairState {
             .flat_map(|held| held.directories.iter().map(String::as_str))
     }
 
-    /// Remembers that a run was interrupted while it worked in some directories. `source` and `destination` are
-    /// written as in the log's header.
-    pub fn interrupted(&mut self, source: &str, destination: &str, directories: impl Iterator<Item = String>) {
+    /// Remembers that a run was interrupted while it worked in some directories.
+    pub fn interrupted(&mut self, source: &Path, destination: &Path, directories: impl Iterator<Item = String>) {
+        let (source, destination) = (key(source), key(destination));
         let place = self.unfinished.iter().position(|held| held.source == source && held.destination == destination);
         let place = place.unwrap_or_else(|| {
-            self.unfinished.push(Unfinished {
-                source: source.to_owned(),
-                destination: destination.to_owned(),
-                directories: Vec::new(),
-            });
+            self.unfinished.push(Unfinished { source, destination, directories: Vec::new() });
             self.unfinished.len() - 1
         });
         let held = &mut self.unfinished[place].directories;
@@ -153,9 +150,9 @@ impl PairState {
         self.approved.push(id.to_owned());
     }
 
-    /// Remembers that a run has worked in a direction; the roots are written as in the log's header.
-    pub fn began(&mut self, source: &str, destination: &str) {
-        let direction = (source.to_owned(), destination.to_owned());
+    /// Remembers that a run has worked in a direction.
+    pub fn began(&mut self, source: &Path, destination: &Path) {
+        let direction = (key(source), key(destination));
         if !self.directions.contains(&direction) {
             self.directions.push(direction);
         }
@@ -184,8 +181,8 @@ impl PairState {
             held.sort_unstable();
             held.dedup();
         }
+        self.began(source, destination);
         let (source, destination) = (key(source), key(destination));
-        self.began(&source, &destination);
         self.unfinished.retain(|held| held.source != source || held.destination != destination);
     }
 }

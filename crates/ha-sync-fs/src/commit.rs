@@ -214,14 +214,21 @@ fn finish_exchange(
     }
 }
 
-/// Takes away the file or link that `seen` describes; it goes to `trash`, or for good.
-pub fn delete(directory: &Dir, name: &[u8], seen: &Entry, trash: Option<&Dir>) -> Result<(), CommitError> {
+/// Takes away the file or link that `seen` describes; it goes to `trash`, or for good: then by way of `temporary`, so
+/// that what goes is what was looked at.
+pub fn delete(
+    directory: &Dir,
+    name: &[u8],
+    seen: &Entry,
+    trash: Option<&Dir>,
+    temporary: &[u8],
+) -> Result<(), CommitError> {
     match directory.find(name)? {
         Some(now) if seen.same_version(&now) => {}
         _ => return Err(CommitError::Changed),
     }
     let Some(trash) = trash else {
-        return Ok(directory.remove_file(name)?);
+        return delete_for_good(directory, name, seen, temporary);
     };
     match directory.rename_over(name, trash, name) {
         Ok(()) => {}
@@ -239,6 +246,37 @@ pub fn delete(directory: &Dir, name: &[u8], seen: &Entry, trash: Option<&Dir>) -
             // Somebody replaced it between the look and the rename: theirs goes back, unless a newer one is there.
             match trash.rename_new(name, directory, name) {
                 Err(error) if is_unsupported(&error) => directory_back(directory, trash, name)?,
+                other => other?,
+            }
+            Err(CommitError::Changed)
+        }
+    }
+}
+
+fn delete_for_good(directory: &Dir, name: &[u8], seen: &Entry, temporary: &[u8]) -> Result<(), CommitError> {
+    match directory.rename_over(name, directory, temporary) {
+        // Done, and the answer was lost.
+        Err(_) if is_there(directory, temporary, seen) => {}
+        other => other?,
+    }
+    match directory.find(temporary)? {
+        Some(out) if seen.same_content_version(&out) => {
+            match directory.remove_file(temporary) {
+                Err(error) if !matches!(directory.find(temporary), Ok(None)) => {
+                    // It could not go: back to its place.
+                    let _ = directory.rename_new(temporary, directory, name);
+                    Err(error.into())
+                }
+                _ => Ok(()),
+            }
+        }
+        _ => {
+            match directory.rename_new(temporary, directory, name) {
+                Err(error) if is_unsupported(&error) => {
+                    if directory.find(name)?.is_none() {
+                        directory.rename_over(temporary, directory, name)?;
+                    }
+                }
                 other => other?,
             }
             Err(CommitError::Changed)

@@ -122,13 +122,16 @@ impl<'a> Copier<'a> {
             if let (Some(hash), Hashing::Always) = (&mut hash, self.hashing) {
                 hash_zeros(hash, start - position);
             }
-            let through_kernel = self.hashing != Hashing::Always
-                && (self.copy_range(source, destination, start, end, &mut total.bytes)?
-                    || self.send_range(source, destination, start, end, &mut total.bytes)?);
-            if through_kernel {
+            let mut reached = start;
+            if self.hashing != Hashing::Always {
+                reached = self.copy_range(source, destination, reached, end, &mut total.bytes)?;
+                reached = self.send_range(source, destination, reached, end, &mut total.bytes)?;
+            }
+            if reached > start {
                 hash = None;
-            } else {
-                self.copy_through(source, destination, start, end, &mut total.bytes, &mut hash)?;
+            }
+            if reached < end {
+                self.copy_through(source, destination, reached, end, &mut total.bytes, &mut hash)?;
             }
             position = end;
         }
@@ -168,7 +171,8 @@ impl<'a> Copier<'a> {
         Ok(Copied { bytes: size as u64, md5 })
     }
 
-    /// Lets the kernel copy a range. False when it cannot between these files; nothing is written then.
+    /// Lets the kernel copy a range, and tells how far it came: it may not be able to between these files, and NFS may
+    /// say that it is at the end before it is.
     fn copy_range(
         &self,
         source: BorrowedFd<'_>,
@@ -176,9 +180,9 @@ impl<'a> Copier<'a> {
         start: u64,
         end: u64,
         bytes: &mut u64,
-    ) -> Result<bool, CopyError> {
+    ) -> Result<u64, CopyError> {
         if !self.abilities.copy_range.load(Ordering::Relaxed) {
-            return Ok(false);
+            return Ok(start);
         }
         let (mut from, mut to) = (start, start);
         while from < end {
@@ -188,9 +192,7 @@ impl<'a> Copier<'a> {
             let before = from;
             let length = (end - from).min(PIECE) as usize;
             match rustix::fs::copy_file_range(source, Some(&mut from), destination, Some(&mut to), length) {
-                // NFS may answer 0 before the end, FUSE and procfs always do: the plain way finds out.
-                Ok(0) if from == start => return Ok(false),
-                Ok(0) => return Err(CopyError::Changed),
+                Ok(0) => return Ok(from),
                 Ok(_) => {
                     raw::start_writeback(destination, before, from - before);
                     *bytes += from - before;
@@ -201,7 +203,7 @@ impl<'a> Copier<'a> {
                     if from == start =>
                 {
                     self.abilities.copy_range.store(false, Ordering::Relaxed);
-                    return Ok(false);
+                    return Ok(start);
                 }
                 // The call does not tell which side failed; a write is what fails for lack of room.
                 Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS)) => {
@@ -210,11 +212,11 @@ impl<'a> Copier<'a> {
                 Err(errno) => return Err(CopyError::Read(errno)),
             }
         }
-        Ok(true)
+        Ok(end)
     }
 
-    /// Lets the kernel move a range from one local file system to another, which `copy_file_range` refuses. Over a
-    /// network the plain way is better: there reading and writing overlap. False when nothing was written.
+    /// Lets the kernel move a range from one local file system to another, which `copy_file_range` refuses, and tells
+    /// how far it came. Over a network the plain way is better: there reading and writing overlap.
     fn send_range(
         &self,
         source: BorrowedFd<'_>,
@@ -222,9 +224,9 @@ impl<'a> Copier<'a> {
         start: u64,
         end: u64,
         bytes: &mut u64,
-    ) -> Result<bool, CopyError> {
-        if !self.abilities.send.load(Ordering::Relaxed) {
-            return Ok(false);
+    ) -> Result<u64, CopyError> {
+        if start >= end || !self.abilities.send.load(Ordering::Relaxed) {
+            return Ok(start);
         }
         rustix::fs::seek(destination, SeekFrom::Start(start)).map_err(CopyError::Write)?;
         let mut from = start;
@@ -235,8 +237,7 @@ impl<'a> Copier<'a> {
             let before = from;
             let length = (end - from).min(PIECE) as usize;
             match rustix::fs::sendfile(destination, source, Some(&mut from), length) {
-                Ok(0) if from == start => return Ok(false),
-                Ok(0) => return Err(CopyError::Changed),
+                Ok(0) => return Ok(from),
                 Ok(_) => {
                     raw::start_writeback(destination, before, from - before);
                     *bytes += from - before;
@@ -245,7 +246,7 @@ impl<'a> Copier<'a> {
                 Err(Errno::INTR) => {}
                 Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP) if from == start => {
                     self.abilities.send.store(false, Ordering::Relaxed);
-                    return Ok(false);
+                    return Ok(start);
                 }
                 Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS)) => {
                     return Err(CopyError::Write(errno));
@@ -253,7 +254,7 @@ impl<'a> Copier<'a> {
                 Err(errno) => return Err(CopyError::Read(errno)),
             }
         }
-        Ok(true)
+        Ok(end)
     }
 
     /// Copies a range through memory. Reading, hashing and writing overlap: the hash has a thread of its own.

@@ -108,3 +108,9 @@ pub fn exists(path: &Path) -> bool {
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
+
+/// Returns the one path of a directory that may be spelled in several ways: links resolved, no slash at its end. One
+/// that is not there is returned as it is spelled, without the slash.
+pub fn canonical(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.components().collect())
+}

@@ -105,6 +105,7 @@ fn run(job: &Job, number: u32, spool: &Path) -> Ran {
         stop: &stop,
         state: &state,
         spool,
+        began: &|| Ok(()),
         while_syncing: &|| {},
         live: HashSet::new(),
         resolved: HashSet::new(),
