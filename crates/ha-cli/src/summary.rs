@@ -120,7 +120,7 @@ impl<W: Write + Send> PlanPrinter<W> {
         self.write(|state| match self.options.format {
             OutputFormat::Json => {
                 if self.dry_run {
-                    let current = already_current.map(|time| format!("{time:.3}"));
+                    let current = already_current.map(|time| time.to_string());
                     write!(state.out, "],\"already_current_as_of\":{}", to_json(&current)?)?;
                 }
                 let (seconds, rate) = (duration(iteration, outcome).as_secs_f64(), rate(iteration, outcome));
@@ -130,7 +130,7 @@ impl<W: Write + Send> PlanPrinter<W> {
             OutputFormat::Text if self.options.quiet => Ok(()),
             OutputFormat::Text => {
                 if let Some(time) = already_current {
-                    writeln!(state.out, "Dry-run already current as of {time:.3}. Nothing has changed.")?;
+                    writeln!(state.out, "Dry-run already current as of {time}. Nothing has changed.")?;
                 }
                 table(iteration, outcome, places, self.options.verbose).write(&mut state.out)
             }

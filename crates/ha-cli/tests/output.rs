@@ -195,7 +195,7 @@ fn summary_tables() {
     insta::assert_snapshot!(print(OutputFormat::Text, true, false, Some("2026-04-12T01:02:03Z")), @r"
     create  a\x0ab
     update  b\x0ac  (would fail: changed since scan)
-    Dry-run already current as of 2026-04-12T01:02:03.000Z. Nothing has changed.
+    Dry-run already current as of 2026-04-12T01:02:03Z. Nothing has changed.
     pair       media (dell-to-hp)
     run        20260413T152357Z-0000abcd
     status     partial_failure (dry run, nothing was changed)
@@ -220,7 +220,7 @@ fn summary_documents() {
     let document: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(document["plan"].as_array().unwrap().len(), 2);
     assert_eq!(document["plan"][0]["filepath"], "a\nb");
-    assert_eq!(document["already_current_as_of"], "2026-04-12T01:02:03.000Z");
+    assert_eq!(document["already_current_as_of"], "2026-04-12T01:02:03Z");
     assert_eq!(document["summary"]["status"], "partial_failure");
 }
 

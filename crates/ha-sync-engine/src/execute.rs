@@ -717,7 +717,9 @@ impl<'a> Executor<'a> {
             })?;
             if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
                 // Half-made and new, it would count as newer than the source's for ever.
-                let _ = place.destination.remove_directory(name);
+                if place.destination.remove_directory(name).is_err() {
+                    lock(&self.unsettled).push(path);
+                }
                 return Err(error);
             }
             return Ok(Done::default());

@@ -409,7 +409,7 @@ impl<'a> Prepared<'a> {
         if self.job.fsync == Fsync::Batch && !self.environment.stop.is_stopped() {
             self.environment.observer.event(Event::Phase(Phase::Syncing));
             let synced = std::thread::scope(|scope| {
-                let sync = || self.source.sync().and_then(|()| self.destination.sync());
+                let sync = || self.destination.sync().and_then(|()| self.source.sync());
                 let syncing = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, sync);
                 (self.environment.while_syncing)();
                 match syncing {

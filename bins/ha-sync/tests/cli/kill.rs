@@ -1063,7 +1063,8 @@ fn an_edit_in_the_moment_of_the_exchange_stays() {
 #[test]
 fn a_file_that_appears_in_the_moment_of_its_creation_stays() {
     let mut world = quiet(16, false);
-    rewrite(&mut world, "appears", 700);
+    // Large enough to be staged under a temporary name.
+    rewrite(&mut world, "appears", 200_000);
     edited(&world, "appears", "", Inject::on("renameat2").delay(PATIENCE).when("1"));
 }
 

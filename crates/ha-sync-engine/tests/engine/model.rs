@@ -78,10 +78,19 @@ fn children(trees: [&Tree; 2], directory: &[u8]) -> BTreeSet<Vec<u8>> {
     trees.into_iter().flat_map(|tree| tree.keys().filter(is_child)).cloned().collect()
 }
 
+fn is_ahead(time: i128) -> bool {
+    time > START + THRESHOLD
+}
+
+/// Says why something is created, when that is not plain.
+fn create_reason(node: &Node) -> Option<&'static str> {
+    is_ahead(node.mtime).then_some("future time")
+}
+
 /// Says which side is newer when the times differ by more than the threshold: a time in the future counts as now,
 /// but two are compared as they are.
 fn source_is_newer(source: i128, destination: i128) -> (bool, bool) {
-    let ahead = |time: i128| time > START + THRESHOLD;
+    let ahead = is_ahead;
     let future = ahead(source) || ahead(destination);
     let (left, right) = if ahead(source) && ahead(destination) {
         (source, destination)
@@ -193,7 +202,7 @@ impl Expected {
     fn create(&mut self, source: &Tree, path: &[u8]) {
         let node = &source[path];
         self.tree.insert(path.to_vec(), node.clone());
-        self.note(path, "create", None);
+        self.note(path, "create", create_reason(node));
         self.create_below(source, path);
     }
 
@@ -201,7 +210,7 @@ impl Expected {
         for (below, node) in source {
             if is_below(below, path) && !node.is_special() {
                 self.tree.insert(below.clone(), node.clone());
-                self.note(below, "create", None);
+                self.note(below, "create", create_reason(node));
             }
         }
     }
