@@ -103,16 +103,23 @@ impl PutBack<'_> {
             Some(now) if present.same_version(&now) => {}
             _ => return Err(CommitError::Changed),
         }
-        match self.exchange() {
-            Ok(()) => self.finish_exchange(present, own),
-            Err(error) if error.errno() == Some(Errno::XDEV) => self.replace_copy(present, own),
-            Err(error) if commit::is_unsupported(&error) => self.replace_linked(present, own),
+        // In the trash of this restore before all else: that of the other run may soon be too old to be kept.
+        let linked = !present.is_directory() && self.directory.hard_link(self.name, own, self.name).is_ok();
+        let replaced = match self.exchange() {
+            Ok(()) => self.finish_exchange(present, own, linked),
+            Err(error) if error.errno() == Some(Errno::XDEV) => return self.replace_copy(present, own),
+            Err(error) if commit::is_unsupported(&error) => self.replace_stepwise(present, own, linked),
             // A server may have done it and its answer be lost.
             Err(error) => match self.trash.find(self.name) {
-                Ok(Some(out)) if out.inode == present.inode => self.finish_exchange(present, own),
+                Ok(Some(out)) if out.inode == present.inode => self.finish_exchange(present, own, linked),
                 _ => Err(error.into()),
             },
+        };
+        let stays = || matches!(self.directory.find(self.name), Ok(Some(now)) if now.inode == present.inode);
+        if replaced.is_err() && linked && stays() {
+            let _ = own.remove_file(self.name);
         }
+        replaced
     }
 
     fn occupied(&self) -> CommitError {
@@ -134,39 +141,41 @@ impl PutBack<'_> {
     }
 
     /// Checks that what came out is what was seen, and moves it on; else exchanges back.
-    fn finish_exchange(&self, present: &Entry, own: &Dir) -> Result<(), CommitError> {
+    fn finish_exchange(&self, present: &Entry, own: &Dir, linked: bool) -> Result<(), CommitError> {
+        let is_linked = || matches!(own.find(self.name), Ok(Some(link)) if link.inode == present.inode);
         let moved = match self.trash.find(self.name) {
-            Ok(Some(out)) if present.same_content_version(&out) => {
-                move_new(self.trash, self.name, own, self.name).map_err(CommitError::from)
-            }
+            Ok(Some(out)) if present.same_content_version(&out) => match linked && is_linked() {
+                true => self.trash.remove_file(self.name).map_err(CommitError::from),
+                false => move_new(self.trash, self.name, own, self.name).map_err(CommitError::from),
+            },
             Ok(_) => Err(CommitError::Changed),
             Err(error) => Err(error.into()),
         };
-        moved.map_err(|error| match self.exchange() {
-            Ok(()) => error,
-            // Both versions have their own name, in each other's place.
-            Err(failed) => failed.into(),
-        })
+        match moved {
+            // Done, and the answer was lost.
+            Err(CommitError::Fs(_)) if matches!(self.trash.find(self.name), Ok(None)) => Ok(()),
+            Err(error) => Err(match self.exchange() {
+                Ok(()) => error,
+                // Both versions have their own name, in each other's place.
+                Err(failed) => failed.into(),
+            }),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Does it in two steps, where names cannot be exchanged.
-    fn replace_linked(&self, present: &Entry, own: &Dir) -> Result<(), CommitError> {
-        let directories = present.is_directory() || self.kept.is_directory();
-        if !directories && self.directory.hard_link(self.name, own, self.name).is_ok() {
-            let replaced = match own.find(self.name) {
-                Ok(Some(out)) if present.same_content_version(&out) => self
+    fn replace_stepwise(&self, present: &Entry, own: &Dir, linked: bool) -> Result<(), CommitError> {
+        if linked && !self.kept.is_directory() {
+            return match (own.find(self.name)?, self.directory.find(self.name)?) {
+                (Some(link), Some(now)) if present.same_content_version(&link) && now.inode == link.inode => self
                     .trash
                     .rename_over(self.name, self.directory, self.name)
                     .or_else(|error| self.done_all_the_same(error)),
-                Ok(_) => Err(CommitError::Changed),
-                Err(error) => Err(error.into()),
+                _ => Err(CommitError::Changed),
             };
-            if replaced.is_err()
-                && matches!(self.directory.find(self.name), Ok(Some(now)) if now.inode == present.inode)
-            {
-                own.remove_file(self.name)?;
-            }
-            return replaced;
+        }
+        if linked {
+            own.remove_file(self.name)?;
         }
         // Between a directory and something else there is no replacing rename: the name is absent for a moment.
         move_new(self.directory, self.name, own, self.name)?;

@@ -307,8 +307,34 @@ fn a_kill_loses_no_version_on_another_file_system() {
 }
 
 #[test]
+fn a_kill_leaves_a_replaced_directory_whole() {
+    for refused in [&[][..], &[RENAMEAT2], &[RENAMEAT2, LINKAT]] {
+        for call in ["renameat2", "renameat", "linkat", "unlinkat", "mkdirat"] {
+            for number in 1..20 {
+                let (place, before) = directory_replaced();
+                let run = place.binary().args(["restore", "d", "--force", "--root"]).arg(&place.destination);
+                let run = refused.iter().fold(run, |run, call| run.refuse(*call, rustix::io::Errno::INVAL));
+                let outcome = run.strace(Inject::on(call).signal("KILL").when(&number.to_string())).run();
+                let versions = [("d", "a file now"), ("d/one", "1"), ("d/sub/two", "2")];
+                assert_kept(&place.destination, &versions, &format!("{call} {number}, refused {refused:?}"));
+                if outcome.code().is_some() {
+                    outcome.assert_success();
+                    assert_whole(&place, &before);
+                    break;
+                }
+                if place.destination.join("d").is_file() {
+                    place.restore(&["d", "--force"]);
+                    assert_kept(&place.destination, &versions, &format!("{call} {number}, again"));
+                }
+                assert!(number < 19, "it never ends");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_failed_step_leaves_every_version() {
-    for call in ["renameat2", "renameat", "linkat"] {
+    for call in ["renameat2", "renameat", "linkat", "unlinkat"] {
         for number in 1..6 {
             for refused in [&[][..], &[RENAMEAT2]] {
                 let place = replaced(None);
