@@ -479,3 +479,28 @@ fn of_runs_of_one_second_the_later_one_wins() {
         assert_eq!(std::fs::read_to_string(place.destination.join("f")).unwrap(), "older");
     }
 }
+
+#[test]
+fn a_record_says_which_directories_are_whole() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for whole in [true, false] {
+        let place = Place::new(&[], &[]);
+        let run = "20260413T152357Z-00000007";
+        // It looks like a folder that was made to hold things: private, and no older than the run.
+        let trash = place.destination.join(".ha-sync/trash");
+        let directory = trash.join(run).join("d");
+        std::fs::create_dir_all(directory.join("empty")).unwrap();
+        for path in [place.destination.join(".ha-sync"), trash.clone(), trash.join(run), directory.clone()] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        std::fs::set_permissions(directory.join("empty"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(directory.join("file"), "kept").unwrap();
+        let line = r#"{"path":"d","mode":448,"uid":0,"gid":0,"mtime":1500000000000000000,"whole":true}"#;
+        if whole {
+            std::fs::write(trash.join(format!("{run}.directories.jsonl")), format!("{line}\n{{\"path\":\"to")).unwrap();
+        }
+        place.restore(&["d"]).assert_success();
+        assert_eq!(std::fs::read(place.destination.join("d/file")).unwrap(), b"kept");
+        assert_eq!(place.destination.join("d/empty").exists(), whole);
+    }
+}
