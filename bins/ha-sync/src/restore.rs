@@ -12,6 +12,7 @@ use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
 use ha_sync_engine::restore::{self, Restore, Restored, Trashed};
 use ha_sync_fs::Root;
+use ha_sync_fs::lock::{LockError, RootLock, Sharing, lock_root};
 use serde::Serialize;
 
 use crate::run;
@@ -43,8 +44,10 @@ pub(crate) fn serve(settings: &RestoreSettings) -> Result<ExitCode, Failure> {
         return Err(Failure::new(FailureKind::Failed, format!("the trash has nothing of run {run}"))
             .hint(format!("see what it has: ha-sync restore --root {}", settings.root.display())));
     }
-    let runs: Vec<RunId> = runs.into_iter().filter(|run| settings.run.as_ref().is_none_or(|one| one == run)).collect();
     let listing = settings.list || (settings.run.is_none() && wanted.is_empty());
+    // Whoever only looks disturbs nobody. Without a trash there is nothing to lock.
+    let _lock = if listing || settings.dry_run || runs.is_empty() { None } else { Some(lock(&root)?) };
+    let runs: Vec<RunId> = runs.into_iter().filter(|run| settings.run.as_ref().is_none_or(|one| one == run)).collect();
     let mut found = Vec::new();
     for run in &runs {
         let mut take = |entry: &Trashed| found.push(entry.clone());
@@ -58,16 +61,22 @@ pub(crate) fn serve(settings: &RestoreSettings) -> Result<ExitCode, Failure> {
     if listing {
         return list(settings, &found);
     }
-    if settings.run.is_none() {
-        // Of each path the newest version; runs come oldest first.
-        let newest: BTreeMap<RelPath, Trashed> = found.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
-        found = newest.into_values().collect();
-    }
+    // Of each path the newest version; runs come oldest first. Directories come before what was in them.
+    let newest: BTreeMap<RelPath, Trashed> = found.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+    let found: Vec<Trashed> = newest.into_values().collect();
     if found.is_empty() {
         return Err(Failure::new(FailureKind::Failed, "the trash has no such path")
             .hint(format!("see what it has: ha-sync restore --root {}", settings.root.display())));
     }
-    put_back(settings, &root, &found)
+    put_back(settings, &root, &runs, &found)
+}
+
+fn lock(root: &Root) -> Result<RootLock, Failure> {
+    lock_root(root, Sharing::Alone).map_err(|error| match error {
+        LockError::RootInUse { .. } => Failure::from_error(FailureKind::LockHeld, &error)
+            .hint("try again when it has ended; to look meanwhile: --list or --dry-run"),
+        error => Failure::from_error(FailureKind::Failed, &error),
+    })
 }
 
 fn wanted(settings: &RestoreSettings) -> Result<Vec<RelPath>, Failure> {
@@ -114,6 +123,7 @@ fn row(entry: &Trashed, result: Option<&Restored>) -> Row {
         None => (None, None),
         Some(Restored::Done) => (Some("restored"), None),
         Some(Restored::Replaced) => (Some("replaced"), None),
+        Some(Restored::Merged) => (Some("merged"), None),
         Some(Restored::Occupied) => (Some("occupied"), None),
         Some(Restored::Failed(error)) => (Some("failed"), Some(error.clone())),
     };
@@ -133,22 +143,37 @@ fn row(entry: &Trashed, result: Option<&Restored>) -> Row {
     }
 }
 
-fn put_back(settings: &RestoreSettings, root: &Root, found: &[Trashed]) -> Result<ExitCode, Failure> {
+fn put_back(settings: &RestoreSettings, root: &Root, runs: &[RunId], found: &[Trashed]) -> Result<ExitCode, Failure> {
     let id = run::new_run_id(run::now());
     let restore = Restore::new(root, &id, settings.force, settings.dry_run);
+    let age = |entry: &Trashed| runs.iter().position(|run| *run == entry.run);
     let mut rows = Vec::new();
     let (mut done, mut occupied, mut failed) = (0_u64, 0_u64, 0_u64);
     let mut text = String::new();
+    // Directories that came back whole, or did not.
+    let mut wholes: Vec<(&Trashed, bool)> = Vec::new();
     for entry in found {
-        let result = restore.put_back(entry);
+        let above: Vec<_> =
+            wholes.iter().filter(|(whole, _)| restore::is_at_or_below(&entry.path, &whole.path)).collect();
+        if above.iter().any(|(whole, _)| whole.run == entry.run) {
+            continue;
+        }
+        // A version that is newer than the directory around it goes over the one that came with that.
+        let over = above.iter().any(|(whole, came)| *came && age(whole) < age(entry));
+        let result = restore.put_back(entry, over);
+        if entry.whole && result != Restored::Merged {
+            wholes.push((entry, matches!(result, Restored::Done | Restored::Replaced)));
+        }
         let line = match &result {
             Restored::Done => "restore ",
             Restored::Replaced => "replace ",
+            Restored::Merged => continue,
             Restored::Occupied => "occupied",
             Restored::Failed(_) => "failed  ",
         };
         match &result {
             Restored::Done | Restored::Replaced => done += 1,
+            Restored::Merged => {}
             Restored::Occupied => occupied += 1,
             Restored::Failed(_) => failed += 1,
         }
@@ -174,11 +199,14 @@ fn put_back(settings: &RestoreSettings, root: &Root, found: &[Trashed]) -> Resul
     if occupied + failed == 0 {
         return Ok(ExitCode::Success);
     }
-    let failure =
-        Failure::new(FailureKind::Partial, format!("{} of {} were not put back", occupied + failed, found.len()));
-    Err(if occupied > 0 {
-        failure.hint("something is at their place; to replace it (it goes to the trash): --force")
-    } else {
-        failure
+    let failure = Failure::new(
+        FailureKind::Partial,
+        format!("{} of {} were not put back", occupied + failed, done + occupied + failed),
+    );
+    Err(match occupied {
+        0 => failure,
+        _ if settings.force => failure
+            .hint("what a directory is in the way of, or what would have to be one, is never replaced: move it away"),
+        _ => failure.hint("something is at their place; to replace it (it goes to the trash): --force"),
     })
 }

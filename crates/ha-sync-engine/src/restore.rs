@@ -1,6 +1,6 @@
 //! Lists, puts back and prunes what runs replaced or deleted at a root.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -9,13 +9,15 @@ use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::filter::{self, OWN_DIRECTORY};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::{RelPath, unescape};
-use ha_sync_fs::commit::{self, CommitError, Ways};
-use ha_sync_fs::trash::{self, TRASH};
-use ha_sync_fs::{Dir, FsError, Root};
+use ha_sync_fs::commit::CommitError;
+use ha_sync_fs::trash::{self, PutBack, TRASH};
+use ha_sync_fs::{Dir, FsError, Root, attributes};
 use jiff::Timestamp;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use serde::Deserialize;
+
+use crate::execute::error_line;
 
 /// Is one entry in the trash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Trashed {
     pub size: u64,
     /// When it was modified.
     pub mtime: Time,
+    /// Whether it is a directory that went to the trash as it was, or one in such a directory.
+    pub whole: bool,
 }
 
 /// Is what to do with one entry of the trash.
@@ -39,6 +43,8 @@ pub enum Restored {
     Done,
     /// It is at its place; what was there went to the trash of this restore.
     Replaced,
+    /// Its place is a directory already: what is in it goes back entry by entry.
+    Merged,
     /// Something else is at its place.
     Occupied,
     /// It could not be put back.
@@ -53,6 +59,9 @@ struct Removed {
     uid: u32,
     gid: u32,
     mtime: i64,
+    /// Whether it was not removed: it is in the trash as it was.
+    #[serde(default)]
+    whole: bool,
 }
 
 fn run_path(run: &RunId) -> RelPath {
@@ -81,38 +90,72 @@ pub fn runs(root: &Root) -> Result<Vec<RunId>, FsError> {
         })
         .collect();
     runs.dedup();
-    Ok(runs)
+    let mut keyed = Vec::new();
+    for run in runs {
+        keyed.push((run.started(), last_change(root, &run)?, run));
+    }
+    keyed.sort();
+    Ok(keyed.into_iter().map(|(_, _, run)| run).collect())
+}
+
+/// Says when a run put something in its folder: this tells which of two runs of one second was the later one. A
+/// restore sets it back when it takes something out.
+fn last_change(root: &Root, run: &RunId) -> Result<Time, FsError> {
+    let trash = root.open_dir(&trash_path())?;
+    for name in [run.as_str().as_bytes(), &trash::directory_record(run)] {
+        if let Some(entry) = trash.find(name)? {
+            return Ok(entry.mtime);
+        }
+    }
+    Ok(Time::default())
 }
 
 /// Goes through everything that a run put in the trash: directories before what was in them. `path` limits it to
 /// one path and what is below it.
 pub fn list(root: &Root, run: &RunId, path: Option<&RelPath>, take: &mut dyn FnMut(&Trashed)) -> Result<(), FsError> {
     let wanted = |candidate: &RelPath| path.is_none_or(|wanted| is_at_or_below(candidate, wanted));
-    for (directory, removed) in removed_directories(root, run)? {
+    let contents = Contents::read(root, run)?;
+    for (directory, removed) in contents.records.iter().filter(|(_, removed)| !removed.whole) {
         // One that is there again has nothing left to restore.
-        if wanted(&directory) && root.open_dir(&directory).is_err() {
-            let mtime = Time(removed.mtime.into());
-            take(&Trashed { run: run.clone(), path: directory, kind: Kind::Directory, size: 0, mtime });
+        if wanted(directory) && root.open_dir(directory).is_err() {
+            let (path, mtime) = (directory.clone(), Time(removed.mtime.into()));
+            take(&Trashed { run: run.clone(), path, kind: Kind::Directory, size: 0, mtime, whole: false });
         }
     }
     let top = run_path(run);
-    let mut stack = vec![RelPath::root()];
-    while let Some(below) = stack.pop() {
+    let mut stack = vec![(RelPath::root(), false)];
+    while let Some((below, whole)) = stack.pop() {
         let place = if below.is_root() { top.clone() } else { top.join(below.as_bytes()) };
         let directory = match root.open_dir(&place) {
             Ok(directory) => directory,
             Err(error) if is_absent(&error) => continue,
+            // It can be put back all the same, by who may.
+            Err(error) if whole && error.errno() == Some(Errno::ACCESS) => continue,
             Err(error) => return Err(error),
         };
         let listing = directory.list()?;
+        // What is left of one whose entries all went back into a directory that was there.
+        let is_left = whole && listing.is_empty() && root.open_dir(&below).is_ok();
+        if whole && wanted(&below) && !is_left {
+            let mtime = directory.entry()?.mtime;
+            take(&Trashed { run: run.clone(), path: below.clone(), kind: Kind::Directory, size: 0, mtime, whole });
+        }
         for index in (0..listing.len()).rev() {
             let name = listing.name(index);
             let path = below.join(name);
             match directory.find(name)? {
-                Some(entry) if entry.is_directory() => stack.push(path),
-                Some(entry) if wanted(&path) => {
-                    take(&Trashed { run: run.clone(), path, kind: entry.kind, size: entry.size, mtime: entry.mtime })
+                Some(entry) if entry.is_directory() => {
+                    let whole = contents.is_whole(&path, &entry, whole);
+                    stack.push((path, whole));
                 }
+                Some(entry) if wanted(&path) => take(&Trashed {
+                    run: run.clone(),
+                    path,
+                    kind: entry.kind,
+                    size: entry.size,
+                    mtime: entry.mtime,
+                    whole: false,
+                }),
                 _ => {}
             }
         }
@@ -120,7 +163,45 @@ pub fn list(root: &Root, run: &RunId, path: Option<&RelPath>, take: &mut dyn FnM
     Ok(())
 }
 
-fn is_at_or_below(path: &RelPath, above: &RelPath) -> bool {
+/// Is what tells, in the trash of a run, a directory that went there as it was from a folder that was made to hold
+/// what was deleted or replaced in a directory.
+#[derive(Debug)]
+struct Contents {
+    records: BTreeMap<RelPath, Removed>,
+    run: RunId,
+    /// The folder of the run.
+    folder: Option<Entry>,
+}
+
+impl Contents {
+    fn read(root: &Root, run: &RunId) -> Result<Self, FsError> {
+        let folder = match root.open_dir(&run_path(run)) {
+            Ok(folder) => Some(folder.entry()?),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { records: removed_directories(root, run)?, run: run.clone(), folder })
+    }
+
+    /// A record decides. Without one: a folder has the mode and owner of the run's own folder, which was made the
+    /// same way, and its time is not before the run.
+    fn is_whole(&self, path: &RelPath, entry: &Entry, above: bool) -> bool {
+        if let Some(record) = self.records.get(path) {
+            return record.whole;
+        }
+        let like_a_folder = |folder: &Entry| {
+            let began = Time(self.run.started().as_nanosecond() - CLOCKS);
+            (entry.mode, entry.uid, entry.gid) == (folder.mode, folder.uid, folder.gid) && entry.mtime >= began
+        };
+        above || !self.folder.as_ref().is_some_and(like_a_folder)
+    }
+}
+
+/// A file system's clock may differ this much from that which gave a run its id.
+const CLOCKS: i128 = 10 * Time::SECOND;
+
+/// Tells whether a path is another one, or below it.
+pub fn is_at_or_below(path: &RelPath, above: &RelPath) -> bool {
     let (path, above) = (path.as_bytes(), above.as_bytes());
     path.strip_prefix(above).is_some_and(|rest| above.is_empty() || rest.is_empty() || rest[0] == b'/')
 }
@@ -144,9 +225,6 @@ fn removed_directories(root: &Root, run: &RunId) -> Result<BTreeMap<RelPath, Rem
     Ok(found)
 }
 
-/// Is what a run removed, by path.
-type Records = Rc<BTreeMap<RelPath, Removed>>;
-
 /// Puts entries of the trash back.
 pub struct Restore<'a> {
     /// Where they go.
@@ -157,26 +235,32 @@ pub struct Restore<'a> {
     pub force: bool,
     /// Whether only to say what would be done.
     pub dry_run: bool,
-    ways: Ways,
     /// Directories that were made again, and their times.
     made: RefCell<Vec<(RelPath, Time)>>,
-    /// What the run removed whose entries are being put back.
-    records: RefCell<Option<(RunId, Records)>>,
+    /// The run whose entries are being put back.
+    contents: RefCell<Option<Rc<Contents>>>,
+    /// Numbers temporary names.
+    temporaries: Cell<u64>,
 }
 
 impl<'a> Restore<'a> {
     /// Makes a restore into a root.
     pub fn new(root: &'a Root, id: &'a RunId, force: bool, dry_run: bool) -> Self {
-        let (records, made) = (RefCell::default(), RefCell::default());
-        Self { root, id, force, dry_run, ways: Ways::default(), made, records }
+        let (contents, made) = (RefCell::default(), RefCell::default());
+        Self { root, id, force, dry_run, made, contents, temporaries: Cell::new(0) }
     }
 
-    /// Puts one entry back. Directories above it that are gone are made again as they were.
-    pub fn put_back(&self, entry: &Trashed) -> Restored {
-        self.attempt(entry).unwrap_or_else(|error| Restored::Failed(error.to_string()))
+    /// Puts one entry back. Directories above it that are gone are made again as they were. `over` says that what is
+    /// at its place is an older version that this restore put there.
+    pub fn put_back(&self, entry: &Trashed, over: bool) -> Restored {
+        match self.attempt(entry, self.force || over) {
+            Ok(done) => done,
+            Err(CommitError::Changed) => Restored::Failed("it or what is at its place changed meanwhile".to_owned()),
+            Err(error) => Restored::Failed(error_line(&error)),
+        }
     }
 
-    fn attempt(&self, trashed: &Trashed) -> Result<Restored, CommitError> {
+    fn attempt(&self, trashed: &Trashed, force: bool) -> Result<Restored, CommitError> {
         let Some((parent, name)) = trashed.path.split() else { return Ok(Restored::Occupied) };
         let directory = match self.root.open_dir(&parent) {
             Ok(directory) => Some(directory),
@@ -187,7 +271,7 @@ impl<'a> Restore<'a> {
             Some(directory) => directory.find(name)?,
             None => None,
         };
-        if trashed.kind == Kind::Directory {
+        if trashed.kind == Kind::Directory && !trashed.whole {
             return Ok(match present {
                 Some(present) if present.is_directory() => Restored::Done,
                 Some(_) => Restored::Occupied,
@@ -198,88 +282,114 @@ impl<'a> Restore<'a> {
                 }
             });
         }
-        let occupied = present.as_ref().is_some_and(|present| !self.force || present.is_directory());
-        if occupied {
+        if present.as_ref().is_some_and(Entry::is_directory) {
+            return Ok(if trashed.whole { Restored::Merged } else { Restored::Occupied });
+        }
+        let top = run_path(&trashed.run);
+        let place = if parent.is_root() { top } else { top.join(parent.as_bytes()) };
+        let trash = self.root.open_dir(&place)?;
+        let Some(kept) = trash.find(name)? else { return Err(CommitError::Changed) };
+        // A kill between a link and the removal of the other name leaves one file at both.
+        let same =
+            |present: &Entry| (present.inode, present.device, present.kind) == (kept.inode, kept.device, Kind::File);
+        let same = present.as_ref().is_some_and(same);
+        if !same && !force && present.is_some() {
             return Ok(Restored::Occupied);
         }
         if self.dry_run {
-            return Ok(if present.is_some() { Restored::Replaced } else { Restored::Done });
+            return Ok(if present.is_some() && !same { Restored::Replaced } else { Restored::Done });
         }
         let directory = match directory {
             Some(directory) => directory,
             None => self.directory(&trashed.run, &parent)?,
         };
-        let place = run_path(&trashed.run);
-        let place = if parent.is_root() { place } else { place.join(parent.as_bytes()) };
-        let trash = self.root.open_dir(&place)?;
-        // Its own temporary name first: from there it is put in place as every run does it.
-        let temporary = filter::temporary_name(self.id, 0);
-        let Some(kept) = trash.find(name)? else { return Err(CommitError::Changed) };
-        commit::carry(&trash, name, &kept, &directory, &temporary)?;
-        let result = self.commit(&directory, &parent, &temporary, name, present.as_ref());
-        if result.is_err() {
-            commit::carry(&directory, &temporary, &kept, &trash, name)?;
-        }
-        result
-    }
-
-    fn commit(
-        &self,
-        directory: &Dir,
-        parent: &RelPath,
-        temporary: &[u8],
-        name: &[u8],
-        present: Option<&Entry>,
-    ) -> Result<Restored, CommitError> {
-        match present {
-            None => commit::create(directory, temporary, name, &self.ways).map(|()| Restored::Done),
+        let before = trash.entry()?.mtime;
+        let number = self.temporaries.replace(self.temporaries.get() + 1);
+        let temporary = filter::temporary_name(self.id, number);
+        let put_back = PutBack { trash: &trash, directory: &directory, name, kept: &kept, temporary: &temporary };
+        let done = match &present {
+            Some(_) if same => trash.remove_file(name).map(|()| Restored::Done).map_err(CommitError::from),
             Some(present) => {
-                let trash = trash::open(self.root, self.id, parent)?;
-                commit::replace(directory, temporary, name, present, Some(&trash), &self.ways)?;
-                Ok(Restored::Replaced)
+                let own = trash::open(self.root, self.id, &parent)?;
+                put_back.replace(present, &own).map(|()| Restored::Replaced)
             }
-        }
+            None => match put_back.create() {
+                Ok(()) => Ok(Restored::Done),
+                Err(CommitError::Changed) => Ok(Restored::Occupied),
+                Err(CommitError::Fs(error)) if trashed.whole && error.errno() == Some(Errno::XDEV) => {
+                    self.directory(&trashed.run, &trashed.path)?;
+                    Ok(Restored::Merged)
+                }
+                Err(error) => Err(error),
+            },
+        };
+        // Times in the trash tell which run was the later one, and are those of directories that are there whole.
+        let _ = trash.set_mtime(before);
+        done
     }
 
-    /// Returns the record of a run; entries come run by run, so one is kept.
-    fn records(&self, run: &RunId) -> Result<Records, FsError> {
-        let mut held = self.records.borrow_mut();
-        if let Some((_, records)) = held.as_ref().filter(|(of, _)| of == run) {
-            return Ok(Rc::clone(records));
+    /// Returns what is known of a run; entries mostly come run by run, so one is kept.
+    fn contents(&self, run: &RunId) -> Result<Rc<Contents>, FsError> {
+        let mut held = self.contents.borrow_mut();
+        if let Some(contents) = held.as_ref().filter(|contents| contents.run == *run) {
+            return Ok(Rc::clone(contents));
         }
-        let records = Rc::new(removed_directories(self.root, run)?);
-        *held = Some((run.clone(), Rc::clone(&records)));
-        Ok(records)
+        let contents = Rc::new(Contents::read(self.root, run)?);
+        *held = Some(Rc::clone(&contents));
+        Ok(contents)
     }
 
-    /// Opens a directory, making it and those above it as they were recorded, else for the owner only.
+    /// Opens a directory, making it and those above it as they were recorded or are in the trash, else for the owner
+    /// only.
     fn directory(&self, run: &RunId, path: &RelPath) -> Result<Dir, FsError> {
-        let records = self.records(run)?;
+        let contents = self.contents(run)?;
         let mut current = self.root.open_dir(&RelPath::root())?;
-        let mut at = RelPath::root();
+        let mut kept = self.root.open_dir(&run_path(run)).ok();
+        let (mut at, mut whole) = (RelPath::root(), false);
         for part in path.components() {
             at = at.join(part);
+            kept = kept.and_then(|kept| kept.open_child(part).ok());
+            let entry = match &kept {
+                Some(kept) => Some(kept.entry()?),
+                None => None,
+            };
+            whole = entry.as_ref().is_some_and(|entry| contents.is_whole(&at, entry, whole));
             match current.open_child(part) {
                 Ok(child) => current = child,
                 Err(error) if is_absent(&error) => {
-                    current.make_directory(part)?;
-                    if let Some(record) = records.get(&at) {
-                        let _ = current.set_owner_of(part, record.uid, record.gid);
-                    }
-                    let child = current.open_child(part)?;
-                    if let Some(record) = records.get(&at) {
-                        rustix::fs::fchmod(&child, Mode::from_raw_mode(record.mode))
-                            .map_err(|errno| child.error("set mode of", b"", errno))?;
-                        let mtime = Time(record.mtime.into());
-                        child.set_mtime(mtime)?;
-                        self.made.borrow_mut().push((at.clone(), mtime));
-                    }
-                    current = child;
+                    let model = kept.as_ref().zip(entry.as_ref()).filter(|_| whole);
+                    current = self.make(&current, part, &at, contents.records.get(&at), model)?;
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(current)
+    }
+
+    fn make(
+        &self,
+        parent: &Dir,
+        name: &[u8],
+        path: &RelPath,
+        record: Option<&Removed>,
+        model: Option<(&Dir, &Entry)>,
+    ) -> Result<Dir, FsError> {
+        parent.make_directory(name)?;
+        let recorded = record.map(|record| (record.uid, record.gid, record.mode, Time(record.mtime.into())));
+        let wanted = recorded.or_else(|| model.map(|(_, entry)| (entry.uid, entry.gid, entry.mode, entry.mtime)));
+        let Some((uid, gid, mode, mtime)) = wanted else { return parent.open_child(name) };
+        let _ = parent.set_owner_of(name, uid, gid);
+        let child = parent.open_child(name)?;
+        if let Some((model, _)) = model
+            && let Ok(held) = attributes::read(model, true)
+        {
+            let _ = attributes::write(&child, &held, &Vec::new());
+        }
+        rustix::fs::fchmod(&child, Mode::from_raw_mode(mode))
+            .map_err(|errno| child.error("set mode of", b"", errno))?;
+        child.set_mtime(mtime)?;
+        self.made.borrow_mut().push((path.clone(), mtime));
+        Ok(child)
     }
 
     /// Gives the directories that were made again the times that they had, when everything is back in them.

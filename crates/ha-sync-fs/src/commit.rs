@@ -63,7 +63,7 @@ pub enum CommitError {
     Fs(#[from] FsError),
 }
 
-fn is_unsupported(error: &FsError) -> bool {
+pub(crate) fn is_unsupported(error: &FsError) -> bool {
     matches!(error.errno(), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
@@ -303,7 +303,7 @@ pub fn carry(directory: &Dir, name: &[u8], seen: &Entry, to: &Dir, to_name: &[u8
 }
 
 /// Keeps a copy where neither a link nor a rename can: other file systems below the root, and those without links.
-fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir, kept: &[u8]) -> Result<(), FsError> {
+pub(crate) fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir, kept: &[u8]) -> Result<(), FsError> {
     if seen.kind == Kind::Link {
         trash.make_link(&directory.read_link(name)?, kept)?;
         let _ = trash.set_owner_of(kept, seen.uid, seen.gid);

@@ -8,7 +8,9 @@ use ha_sync_core::name::PairName;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::error::FsError;
+use crate::error::{FsError, printable_path};
+use crate::root::Root;
+use crate::trash;
 
 /// Directories for locks that every user of a host can write to, best first.
 const PLACES: [&str; 3] = ["/run/lock", "/var/lock", "/tmp"];
@@ -26,8 +28,14 @@ pub enum LockError {
         /// The lock file.
         path: PathBuf,
     },
+    /// A run or a restore works on the root.
+    #[error("the root is in use by another run or restore: {root}")]
+    RootInUse {
+        /// The root, printable.
+        root: String,
+    },
     /// The lock file cannot be used.
-    #[error("failed to take the lock of the pair")]
+    #[error("failed to take the lock")]
     File(#[from] FsError),
 }
 
@@ -123,4 +131,37 @@ fn open(path: &Path) -> Result<OwnedFd, FsError> {
         }
     }
     Err(FsError::local("open lock file", path, Errno::AGAIN.into()))
+}
+
+/// Says who else may use a root meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody.
+    Alone,
+    /// Others that share it too.
+    Shared,
+}
+
+/// Is a held lock on a root. The kernel releases it with the process, however that ends.
+#[derive(Debug)]
+pub struct RootLock {
+    #[expect(dead_code, reason = "held until it is dropped")]
+    handle: OwnedFd,
+}
+
+/// Takes the lock on a root, on the handle of its own directory (which is made when it is absent); never waits.
+///
+/// It keeps a restore and runs of whatever pairs apart on one host. Do not take it twice in one process: that is
+/// refused like another's.
+pub fn lock_root(root: &Root, sharing: Sharing) -> Result<RootLock, LockError> {
+    let handle = trash::open_own_directory(root)?.into_handle();
+    let operation = match sharing {
+        Sharing::Alone => FlockOperation::NonBlockingLockExclusive,
+        Sharing::Shared => FlockOperation::NonBlockingLockShared,
+    };
+    match rustix::fs::flock(&handle, operation) {
+        Ok(()) => Ok(RootLock { handle }),
+        Err(Errno::WOULDBLOCK) => Err(LockError::RootInUse { root: printable_path(root.path()) }),
+        Err(errno) => Err(FsError::local("lock root", root.path(), errno.into()).into()),
+    }
 }
