@@ -439,6 +439,14 @@ impl<'a> Scan<'a> {
             },
             _ => None,
         };
+        if let Some(destination) = &destination
+            && source.is_directory() != destination.is_directory()
+            && !(self.job.delete_excluded && self.job.delete != DeleteMissing::Off)
+            && self.filter.excludes(&opened.path.join(name), destination.is_directory())
+        {
+            // What is excluded there is invisible, also where the source has something else by that name.
+            return;
+        }
         if self.is_kept_by_mount(opened, name, &source, destination.as_ref()) {
             return;
         }

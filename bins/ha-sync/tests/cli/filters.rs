@@ -133,3 +133,42 @@ fn an_excluded_directory_is_not_even_read() {
     place.sync(&["--exclude", "closed"]);
     assert_eq!(names(&place.destination), ["a"]);
 }
+
+#[test]
+fn an_excluded_directory_is_not_replaced_by_a_file_of_its_name() {
+    let place = Place::new(
+        &[file("build", "a file").mtime(NEWER), file("sub/build", "a file").mtime(NEWER), file("a", "")],
+        &[file("build/precious", "only copy"), file("sub/build/precious", "only copy")],
+    );
+    let before = Snapshot::of(&place.destination);
+    let words = ["--delete-missing", "--max-delete", "100%", "--exclude", "build/"];
+    for words in [&words[..], &words[3..], &["--dry-run", "--exclude", "build/"]] {
+        place.sync(words);
+        let after = Snapshot::of(&place.destination);
+        for name in ["build", "build/precious", "sub/build", "sub/build/precious"] {
+            assert_eq!(before.get(name), after.get(name), "{name}");
+        }
+    }
+    assert!(place.operations().iter().all(|row| !row.text("filepath").ends_with("build")), "it is no operation");
+    assert!(place.destination.join("a").exists());
+    // Only when that is asked for.
+    place.sync(&["--delete-missing", "--delete-excluded", "--max-delete", "100%", "--exclude", "build/"]);
+    assert_eq!(std::fs::read(place.destination.join("build")).unwrap(), b"a file");
+    assert_eq!(std::fs::read(place.trash().join("build/precious")).unwrap(), b"only copy");
+}
+
+#[test]
+fn a_file_is_not_touched_for_an_excluded_directory_of_its_name() {
+    let items = [file("build/made", ""), file("kept", "")];
+    let place = Place::new(&items, &[file("build", "a file"), file("kept", "")]);
+    let before = Snapshot::of(&place.destination);
+    place.sync(&["--delete-missing", "--max-delete", "100%", "--exclude", "build/"]);
+    assert_eq!(before.get("build"), Snapshot::of(&place.destination).get("build"));
+    assert!(place.operations().is_empty());
+    // And where the file is what is excluded.
+    let place = Place::new(&items, &[file("build", "a file"), file("kept", "")]);
+    let before = Snapshot::of(&place.destination);
+    place.sync(&["--delete-missing", "--max-delete", "100%", "--include", "build/", "--exclude", "build"]);
+    assert_eq!(before.get("build"), Snapshot::of(&place.destination).get("build"));
+    assert!(place.operations().is_empty());
+}
