@@ -68,7 +68,7 @@ impl Scan<'_> {
                 found.kept = true;
                 continue;
             }
-            if !self.job.allow_missing_mounts && self.was_mounted(&path.join(name)) {
+            if self.was_mounted(&self.remembered.source_mounts, path, name) {
                 self.tally.skip(path, name, entry.is_directory(), Reason::MissingMount);
                 let message = "its directory at the source was a mount point at the last run and is gone now; if it is \
                                gone for good: --allow-missing-mounts";
@@ -109,10 +109,6 @@ impl Scan<'_> {
             self.sink.take_deletes(Batch { directory: path.clone(), mtime, operations });
         }
         found
-    }
-
-    fn was_mounted(&self, path: &RelPath) -> bool {
-        !self.remembered.source_mounts.is_empty() && self.remembered.source_mounts.contains(&path.escaped())
     }
 
     /// Plans the deletion of a directory and what is below it, children first.
@@ -180,6 +176,7 @@ impl Scan<'_> {
                 let below = path.join(name);
                 if entry.kind == Kind::Special
                     || entry.mount_point
+                    || self.was_mounted(&self.remembered.source_mounts, &path, name)
                     || filter::is_nfs_placeholder(name)
                     || (!self.job.delete_excluded && self.filter.excludes(&below, entry.is_directory()))
                 {

@@ -484,7 +484,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Leaves out mount points, and directories that were mount points and are none now.
+    /// Leaves out mount points, and paths that were mount points and are none now, whether the directory is still
+    /// there or not.
     fn is_kept_by_mount(&self, opened: &Opened, name: &[u8], source: &Entry, destination: Option<&Entry>) -> bool {
         let mut kept = false;
         let sides = [
@@ -492,17 +493,13 @@ impl<'a> Scan<'a> {
             (false, destination, &self.remembered.destination_mounts),
         ];
         for (at_source, entry, remembered) in sides {
-            let Some(entry) = entry else { continue };
-            if entry.is_directory() && entry.mount_point {
+            if entry.is_some_and(|entry| entry.is_directory() && entry.mount_point) {
                 lock(&self.mounts).push((at_source, opened.path.join(name)));
                 if !self.job.cross_mounts && !kept {
                     self.tally.skip(&opened.path, name, true, Reason::MountPoint);
                     kept = true;
                 }
-            } else if !remembered.is_empty()
-                && !self.job.allow_missing_mounts
-                && remembered.contains(&opened.path.join(name).escaped())
-            {
+            } else if self.was_mounted(remembered, &opened.path, name) {
                 if !kept {
                     self.missing_mount(&opened.path, name, destination.is_some());
                 }
@@ -510,6 +507,13 @@ impl<'a> Scan<'a> {
             }
         }
         kept
+    }
+
+    /// Tells whether a path is among the remembered mount points, and that still counts.
+    pub(crate) fn was_mounted(&self, remembered: &HashSet<String>, directory: &RelPath, name: &[u8]) -> bool {
+        !remembered.is_empty()
+            && !self.job.allow_missing_mounts
+            && remembered.contains(&directory.join(name).escaped())
     }
 
     fn missing_mount(&self, directory: &RelPath, name: &[u8], destination: bool) {

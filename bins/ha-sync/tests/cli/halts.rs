@@ -415,6 +415,58 @@ fn a_mount_below_the_destination_that_is_gone_is_not_filled() {
     place.mirror(&["--cross-mounts", "--allow-missing-mounts"]);
 }
 
+#[test]
+fn a_mount_below_the_destination_whose_directory_is_gone_is_not_filled() {
+    let place = Place::new(&[file("a/disk/photo", "x"), file("b", "")], &[dir("a/disk")]);
+    let mount = need!(tmpfs(1 << 20));
+    let bound = need!(bind(mount.path(), &place.destination.join("a/disk")));
+    place.sync(&["--cross-mounts"]);
+    assert!(mount.path().join("photo").exists());
+    drop(bound);
+    std::fs::remove_dir(place.destination.join("a/disk")).unwrap();
+    make(&place.source, &[file("c", "")]);
+    let deletes = ["--cross-mounts", "--delete-missing", "--max-delete", "100%"];
+    for words in [&deletes[..1], &deletes, &[]] {
+        let outcome = place.run(words);
+        outcome.assert_code(3);
+        assert_says(&outcome, "a/disk");
+        assert_says(&outcome, "--allow-missing-mounts");
+        assert!(!place.destination.join("a/disk").exists());
+        assert_eq!(place.last().text("status"), "partial_failure");
+        assert_eq!(place.skipped("mount missing"), 1);
+    }
+    assert!(place.destination.join("c").exists(), "the rest goes on");
+    // Nor when what held it is gone too.
+    std::fs::remove_dir(place.destination.join("a")).unwrap();
+    place.run(&["--cross-mounts"]).assert_code(3);
+    assert!(!place.destination.join("a/disk").exists());
+    place.mirror(&["--cross-mounts", "--allow-missing-mounts"]);
+    place.mirror(&["--cross-mounts"]);
+}
+
+#[test]
+fn a_mount_below_the_source_that_is_gone_with_its_directory_keeps_what_it_brought() {
+    let place = Place::new(&[dir("a/disk"), file("b", "")], &[]);
+    let mount = need!(tmpfs(1 << 20));
+    make(mount.path(), &[file("photo", "only copy")]);
+    let bound = need!(bind(mount.path(), &place.source.join("a/disk")));
+    place.mirror(&["--cross-mounts"]);
+    drop(bound);
+    let words = ["--cross-mounts", "--delete-missing", "--max-delete", "100%"];
+    let kept = || assert_eq!(std::fs::read(place.destination.join("a/disk/photo")).unwrap(), b"only copy");
+    std::fs::remove_dir(place.source.join("a/disk")).unwrap();
+    place.run(&words).assert_code(3);
+    kept();
+    std::fs::remove_dir(place.source.join("a")).unwrap();
+    place.run(&words).assert_code(3);
+    kept();
+    // A file in place of what held it.
+    make(&place.source, &[file("a", "a file")]);
+    place.run(&words).assert_code(3);
+    kept();
+    place.mirror(&[&words[..], &["--allow-missing-mounts"]].concat());
+}
+
 /// A directory of one side cannot be listed: nothing below it is deleted, the others go on.
 fn unlisted(at_source: bool, operation: Operation, errno: Errno) {
     let common = [file("top/bad/a", ""), file("top/bad/sub/b", ""), file("good/c", ""), file("good/sub/d", "")];
