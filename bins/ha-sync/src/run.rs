@@ -81,7 +81,8 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         dry_run: settings.dry_run,
     };
     let store = records::open(&dsn).map_err(|why| reporter.event(Event::Warning { message: &why })).ok();
-    let run = Run { settings, job, iteration, log_directory, stop: &stop, reporter: &reporter, store };
+    let own = records::own_entries(&log_directory, &dsn);
+    let run = Run { settings, job, iteration, log_directory, own, stop: &stop, reporter: &reporter, store };
     let result = run.run(&dsn.to_string());
     drop(lock);
     reporter.stop();
@@ -149,6 +150,7 @@ struct Run<'a> {
     job: Job,
     iteration: Iteration,
     log_directory: PathBuf,
+    own: Vec<(u64, u64)>,
     stop: &'a Stop,
     reporter: &'a Reporter,
     store: Option<Store>,
@@ -209,6 +211,7 @@ impl Run<'_> {
             while_syncing: &while_syncing,
             live,
             resolved,
+            own: self.own.clone(),
         };
         let result = ha_sync_engine::run(&self.job, &environment);
         let outcome = outcome(&result);

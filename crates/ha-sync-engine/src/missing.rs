@@ -61,6 +61,10 @@ impl Scan<'_> {
                     continue;
                 }
             };
+            if self.is_own(directory, name, &entry) {
+                found.kept = true;
+                continue;
+            }
             if !self.job.delete_excluded
                 && !self.filter.is_empty()
                 && self.filter.excludes(&path.join(name), entry.is_directory())
@@ -178,6 +182,7 @@ impl Scan<'_> {
                     || entry.mount_point
                     || self.was_mounted(&self.remembered.source_mounts, &path, name)
                     || filter::is_nfs_placeholder(name)
+                    || self.is_own(&directory, name, &entry)
                     || (!self.job.delete_excluded && self.filter.excludes(&below, entry.is_directory()))
                 {
                     return true;

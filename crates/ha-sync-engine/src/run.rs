@@ -51,6 +51,8 @@ pub struct Environment<'a> {
     pub live: HashSet<RunId>,
     /// Dead runs whose logs were gone through.
     pub resolved: HashSet<RunId>,
+    /// Devices and inodes of what the run itself writes: the log directory, the database.
+    pub own: Vec<(u64, u64)>,
 }
 
 /// Is mount points that were seen: at the source (true) or the destination, and where.
@@ -116,7 +118,11 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
     let source = halt::open_root("source", &job.source, job.cross_mounts)?;
     let destination = halt::open_root("destination", &job.destination, job.cross_mounts)?;
     halt::check_apart(&source, &destination)?;
+    let own = &environment.own;
     let sides = [("source", &source), ("destination", &destination)];
+    for (side, root) in sides {
+        halt::check_log_directory(side, root, own)?;
+    }
     if job.require_mount {
         for (side, root) in sides {
             halt::check_mounted(side, root)?;
@@ -129,7 +135,8 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
     }
     let ignore_file = retry(|| scan::read_ignore_file(&source))?;
     let filter = Filter::new(&job.rules, ignore_file.as_deref())?;
-    let emptiness = (retry(|| halt::is_empty(&source, &filter))?, retry(|| halt::is_empty(&destination, &filter))?);
+    let is_empty = |root| retry(|| halt::is_empty(root, &filter, own));
+    let emptiness = (is_empty(&source)?, is_empty(&destination)?);
     halt::check_emptied(job, environment.state, (&source, emptiness.0), (&destination, emptiness.1))?;
     let source_probe = retry(|| probe::probe(&source, !job.dry_run))?;
     let destination_probe = retry(|| probe::probe(&destination, !job.dry_run))?;
@@ -173,7 +180,7 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
             None => (Status::Success, None),
         },
     };
-    let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter).unwrap_or(emptiness.1));
+    let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter, own).unwrap_or(emptiness.1));
     let approved = prepared.approved.into_inner();
     Ok(Finished { counts, status, error_message, plan, has_entries, mounts, approved, unsettled })
 }
@@ -205,6 +212,7 @@ fn remember(job: &Job, environment: &Environment<'_>) -> Remembered {
         unfinished_backwards: state.unfinished(destination, source).map(str::to_owned).collect(),
         live: environment.live.clone(),
         resolved: environment.resolved.clone(),
+        own: environment.own.clone(),
     }
 }
 

@@ -86,6 +86,8 @@ pub(crate) struct Remembered {
     pub(crate) live: HashSet<RunId>,
     /// Dead runs whose logs were gone through: what is left of them is worth nothing.
     pub(crate) resolved: HashSet<RunId>,
+    /// Devices and inodes of what the run itself writes: the log directory, the database.
+    pub(crate) own: Vec<(u64, u64)>,
 }
 
 pub(crate) struct Scan<'a> {
@@ -388,6 +390,18 @@ impl<'a> Scan<'a> {
         true
     }
 
+    /// Tells whether an entry is what the run itself writes: the log directory, the database or a file beside it.
+    pub(crate) fn is_own(&self, directory: &Dir, name: &[u8], entry: &Entry) -> bool {
+        let own = |entry: &Entry| self.remembered.own.contains(&(entry.device, entry.inode));
+        if own(entry) {
+            return true;
+        }
+        // SQLite's; they come and go.
+        let beside = [&b"-wal"[..], b"-shm", b"-journal"];
+        let database = beside.iter().find_map(|suffix| name.strip_suffix(*suffix));
+        database.is_some_and(|name| directory.find(name).is_ok_and(|found| found.as_ref().is_some_and(own)))
+    }
+
     /// Removes a dead run's temporary entry. When that run's log was not seen, the entry could be an old version
     /// that had just been exchanged out: it goes to the trash. The directory ends with the time `mtime`.
     fn clear_away(&self, root: &Root, directory: &Dir, name: &[u8], run: &RunId, known: bool, mtime: Option<Time>) {
@@ -422,6 +436,9 @@ impl<'a> Scan<'a> {
                 return self.fail(&opened.path, name, in_destination, error.to_line());
             }
         };
+        if self.is_own(&opened.source, name, &source) {
+            return;
+        }
         if !self.filter.is_empty() && self.filter.excludes(&opened.path.join(name), source.is_directory()) {
             let deletable = in_destination && self.job.delete_excluded && self.job.delete != DeleteMissing::Off;
             if deletable && let Some(index) = opened.destination_names.position(name) {
@@ -439,6 +456,11 @@ impl<'a> Scan<'a> {
             },
             _ => None,
         };
+        if let (Some(directory), Some(entry)) = (&opened.destination, &destination)
+            && self.is_own(directory, name, entry)
+        {
+            return;
+        }
         if let Some(destination) = &destination
             && source.is_directory() != destination.is_directory()
             && !(self.job.delete_excluded && self.job.delete != DeleteMissing::Off)
@@ -511,9 +533,7 @@ impl<'a> Scan<'a> {
 
     /// Tells whether a path is among the remembered mount points, and that still counts.
     pub(crate) fn was_mounted(&self, remembered: &HashSet<String>, directory: &RelPath, name: &[u8]) -> bool {
-        !remembered.is_empty()
-            && !self.job.allow_missing_mounts
-            && remembered.contains(&directory.join(name).escaped())
+        !remembered.is_empty() && !self.job.allow_missing_mounts && remembered.contains(&directory.join(name).escaped())
     }
 
     fn missing_mount(&self, directory: &RelPath, name: &[u8], destination: bool) {
