@@ -175,7 +175,7 @@ impl Run<'_> {
             ))
         })?;
         let resolved = self.recover(&mut state)?;
-        let live = self.live_runs();
+        let (live, dead) = self.other_runs();
         if let Some(store) = &self.store {
             records::flush(&self.log_directory, store, &|message| self.warn(message));
         }
@@ -211,6 +211,7 @@ impl Run<'_> {
             while_syncing: &while_syncing,
             live,
             resolved,
+            dead,
             own: self.own.clone(),
         };
         let result = ha_sync_engine::run(&self.job, &environment);
@@ -280,14 +281,17 @@ impl Run<'_> {
         Ok(resolved)
     }
 
-    /// Returns the runs whose logs are in use.
-    fn live_runs(&self) -> HashSet<RunId> {
-        let logs = ha_audit::reader::list(&self.log_directory).unwrap_or_default();
-        logs.iter()
-            .filter(|log| log.is_live().unwrap_or(true))
-            .filter_map(|log| ha_audit::reader::LogReader::open(&log.path).ok())
-            .map(|reader| reader.header().run_id.clone())
-            .collect()
+    /// Returns the runs whose logs are in use, and those whose logs only wait.
+    fn other_runs(&self) -> (HashSet<RunId>, HashSet<RunId>) {
+        let (mut live, mut dead) = (HashSet::new(), HashSet::new());
+        let run = |path: &Path| Some(ha_audit::reader::LogReader::open(path).ok()?.header().run_id.clone());
+        for log in ha_audit::reader::list(&self.log_directory).unwrap_or_default() {
+            let runs = if log.is_live().unwrap_or(true) { &mut live } else { &mut dead };
+            runs.extend(run(&log.path));
+        }
+        let set_aside = ha_audit::reader::list_all_set_aside(&self.log_directory).unwrap_or_default();
+        dead.extend(set_aside.iter().filter_map(|log| run(&log.path)));
+        (live, dead)
     }
 
     /// Returns the start of the last dry run when it planned the same operations.

@@ -51,6 +51,8 @@ pub struct Environment<'a> {
     pub live: HashSet<RunId>,
     /// Dead runs whose logs were gone through.
     pub resolved: HashSet<RunId>,
+    /// Dead runs whose logs wait, for a run of their pair or for the store.
+    pub dead: HashSet<RunId>,
     /// Devices and inodes of what the run itself writes: the log directory, the database.
     pub own: Vec<(u64, u64)>,
 }
@@ -212,6 +214,7 @@ fn remember(job: &Job, environment: &Environment<'_>) -> Remembered {
         unfinished_backwards: state.unfinished(destination, source).map(str::to_owned).collect(),
         live: environment.live.clone(),
         resolved: environment.resolved.clone(),
+        dead: environment.dead.clone(),
         own: environment.own.clone(),
     }
 }

@@ -34,6 +34,9 @@ const CHUNK_REMOTE: usize = 16;
 /// Waits before a transient error is tried again.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(150)];
 
+/// How long a temporary entry of a run of which nothing is known is left alone, nanoseconds.
+const UNKNOWN_KEPT: i128 = 24 * 3600 * Time::SECOND;
+
 pub(crate) enum Task {
     /// A directory that the source has.
     Directory { path: RelPath, destination: bool, mtime: Option<Time> },
@@ -86,6 +89,8 @@ pub(crate) struct Remembered {
     pub(crate) live: HashSet<RunId>,
     /// Dead runs whose logs were gone through: what is left of them is worth nothing.
     pub(crate) resolved: HashSet<RunId>,
+    /// Dead runs whose logs wait, for a run of their pair or for the store.
+    pub(crate) dead: HashSet<RunId>,
     /// Devices and inodes of what the run itself writes: the log directory, the database.
     pub(crate) own: Vec<(u64, u64)>,
 }
@@ -377,15 +382,12 @@ impl<'a> Scan<'a> {
             return true;
         }
         let Some((run, _)) = filter::parse_temporary(name) else { return false };
-        if !self.job.dry_run && run != *self.run && !self.remembered.live.contains(&run) {
-            let known = self.remembered.resolved.contains(&run);
-            if in_source {
-                let mtime = opened.source.entry().map(|entry| entry.mtime).ok();
-                self.clear_away(self.source, &opened.source, name, &run, known, mtime);
-            }
-            if let (true, Some(destination)) = (in_destination, &opened.destination) {
-                self.clear_away(self.destination, destination, name, &run, known, opened.mtime);
-            }
+        if in_source {
+            let mtime = opened.source.entry().map(|entry| entry.mtime).ok();
+            self.clear_away(self.source, &opened.source, name, &run, mtime);
+        }
+        if let (true, Some(destination)) = (in_destination, &opened.destination) {
+            self.clear_away(self.destination, destination, name, &run, opened.mtime);
         }
         true
     }
@@ -402,21 +404,42 @@ impl<'a> Scan<'a> {
         database.is_some_and(|name| directory.find(name).is_ok_and(|found| found.as_ref().is_some_and(own)))
     }
 
-    /// Removes a dead run's temporary entry. When that run's log was not seen, the entry could be an old version
-    /// that had just been exchanged out: it goes to the trash. The directory ends with the time `mtime`.
-    fn clear_away(&self, root: &Root, directory: &Dir, name: &[u8], run: &RunId, known: bool, mtime: Option<Time>) {
+    /// Tells whether a temporary entry may be in use. Of a run whose log is not in this log directory nothing is
+    /// known: while its entry is young, the run may be going on.
+    pub(crate) fn is_in_use(&self, run: &RunId, entry: &Entry) -> bool {
+        let held = self.remembered;
+        if *run == *self.run || held.live.contains(run) {
+            return true;
+        }
+        !held.resolved.contains(run) && !held.dead.contains(run) && !is_abandoned(entry.ctime, self.policy.start)
+    }
+
+    /// Removes a temporary entry of a dead run, and tells whether it is gone, or would be but for a dry run. When that
+    /// run's log was not gone through, the entry could be an old version that had just been exchanged out: it goes to
+    /// the trash. The directory ends with the time `mtime`.
+    fn clear_away(&self, root: &Root, directory: &Dir, name: &[u8], run: &RunId, mtime: Option<Time>) -> bool {
+        let known = self.remembered.resolved.contains(run);
         let result = match directory.find(name) {
+            Ok(Some(entry)) if self.is_in_use(run, &entry) => {
+                if *run != *self.run && !self.remembered.live.contains(run) {
+                    let path = directory.path().join(name);
+                    let message = format!("a temporary entry of a run that may be going on stays for a day: {path}");
+                    self.tally.warn_once("young leftover", &message);
+                }
+                return false;
+            }
+            Ok(Some(_)) if self.job.dry_run => return true,
             Ok(Some(entry)) if entry.is_directory() && known => directory.remove_directory(name),
             Ok(Some(_)) if known || !self.job.keep_replaced => directory.remove_file(name),
             Ok(Some(entry)) => ha_sync_fs::trash::open(root, run, directory.path())
                 .and_then(|trash| ha_sync_fs::commit::carry(directory, name, &entry, &trash, name)),
-            Ok(None) => Ok(()),
+            Ok(None) => return true,
             Err(error) => Err(error),
         };
         let result = result.and_then(|()| mtime.map_or(Ok(()), |mtime| directory.set_mtime(mtime)));
-        if let Err(error) = result {
-            self.tally.warn_once("leftover", &format!("a dead run's temporary entry stays: {}", error.to_line()));
-        }
+        let Err(error) = result else { return true };
+        self.tally.warn_once("leftover", &format!("a dead run's temporary entry stays: {}", error.to_line()));
+        false
     }
 
     /// Looks at one name that the source has and plans what follows.
@@ -752,6 +775,12 @@ impl Evidence for Look<'_, '_> {
     }
 }
 
+/// Tells whether a temporary entry of an unknown run is too old for the run to be going on. While it copies, the
+/// ctime moves on.
+fn is_abandoned(ctime: Time, now: Time) -> bool {
+    now.0 - ctime.0 > UNKNOWN_KEPT
+}
+
 /// Returns how many walkers fit: the cores on a local file system, 32 where every request waits.
 pub(crate) fn default_walkers(remote: bool) -> usize {
     if remote { 32 } else { std::thread::available_parallelism().map_or(2, usize::from) }
@@ -768,4 +797,25 @@ pub(crate) fn read_ignore_file(root: &Root) -> Result<Option<Vec<u8>>, FsError> 
     std::io::Read::read_to_end(&mut { file }, &mut content)
         .map_err(|error| FsError::local("read", PathBuf::from(root.path()).join(".ha-syncignore"), error))?;
     Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_entry_is_abandoned_after_a_day() {
+        let now = Time::new(1_750_000_000, 0);
+        let before = |seconds: i64| Time::new(1_750_000_000 - seconds, 0);
+        for (ctime, abandoned) in [
+            (before(0), false),
+            (before(86_400), false),
+            (before(86_401), true),
+            (before(1_000_000_000), true),
+            // A clock that is ahead.
+            (before(-86_401), false),
+        ] {
+            assert_eq!(is_abandoned(ctime, now), abandoned, "{ctime:?}");
+        }
+    }
 }
