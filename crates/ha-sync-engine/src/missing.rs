@@ -45,7 +45,14 @@ impl Scan<'_> {
                 found.kept = true;
                 return found;
             }
-            if filter::is_nfs_placeholder(name) || filter::parse_temporary(name).is_some() {
+            if let Some((run, _)) = filter::parse_temporary(name) {
+                if !self.clear_away(self.destination, directory, name, &run, mtime) {
+                    self.tally.skip(path, name, false, Reason::Temporary);
+                    found.kept = true;
+                }
+                continue;
+            }
+            if filter::is_nfs_placeholder(name) {
                 self.tally.skip(path, name, false, Reason::NfsPlaceholder);
                 found.kept = true;
                 continue;
@@ -182,6 +189,7 @@ impl Scan<'_> {
                     || entry.mount_point
                     || self.was_mounted(&self.remembered.source_mounts, &path, name)
                     || filter::is_nfs_placeholder(name)
+                    || filter::parse_temporary(name).is_some_and(|(run, _)| self.is_in_use(&run, &entry))
                     || self.is_own(&directory, name, &entry)
                     || (!self.job.delete_excluded && self.filter.excludes(&below, entry.is_directory()))
                 {

@@ -417,7 +417,14 @@ impl<'a> Scan<'a> {
     /// Removes a temporary entry of a dead run, and tells whether it is gone, or would be but for a dry run. When that
     /// run's log was not gone through, the entry could be an old version that had just been exchanged out: it goes to
     /// the trash. The directory ends with the time `mtime`.
-    fn clear_away(&self, root: &Root, directory: &Dir, name: &[u8], run: &RunId, mtime: Option<Time>) -> bool {
+    pub(crate) fn clear_away(
+        &self,
+        root: &Root,
+        directory: &Dir,
+        name: &[u8],
+        run: &RunId,
+        mtime: Option<Time>,
+    ) -> bool {
         let known = self.remembered.resolved.contains(run);
         let result = match directory.find(name) {
             Ok(Some(entry)) if self.is_in_use(run, &entry) => {
