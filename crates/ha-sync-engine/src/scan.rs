@@ -185,7 +185,7 @@ impl<'a> Scan<'a> {
     }
 
     fn work(&self) {
-        while let Some(task) = self.queue.take() {
+        while let Some((task, _taken)) = self.queue.take() {
             if self.stop.is_stopped() {
                 self.queue.close();
             } else {
@@ -197,7 +197,6 @@ impl<'a> Scan<'a> {
                     }
                 }
             }
-            self.queue.done();
         }
     }
 
