@@ -135,7 +135,7 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
             halt::check_access(side, root, file)?;
         }
     }
-    let ignore_file = retry(|| scan::read_ignore_file(&source))?;
+    let ignore_file = retry(|| scan::read_ignore_file(&source))??;
     let filter = Filter::new(&job.rules, ignore_file.as_deref())?;
     let is_empty = |root| retry(|| halt::is_empty(root, &filter, own));
     let emptiness = (is_empty(&source)?, is_empty(&destination)?);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ha_sync_core::decide::{Content, Decision, DeleteMissing, Evidence, Policy, Unfinished, decide, is_future};
 use ha_sync_core::entry::{Entry, Kind, Time};
-use ha_sync_core::filter::{self, Filter};
+use ha_sync_core::filter::{self, Filter, FilterError};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::plan::{Action, Batch, Planned};
@@ -792,17 +792,20 @@ pub(crate) fn default_walkers(remote: bool) -> usize {
     if remote { 32 } else { std::thread::available_parallelism().map_or(2, usize::from) }
 }
 
-/// Reads the ignore file at a root; absent when there is none.
-pub(crate) fn read_ignore_file(root: &Root) -> Result<Option<Vec<u8>>, FsError> {
+/// Reads the ignore file at a root; absent when there is none. What is there and cannot be read is refused: without
+/// its rules more would be copied than is meant.
+pub(crate) fn read_ignore_file(root: &Root) -> Result<Result<Option<Vec<u8>>, FilterError>, FsError> {
     let top = root.open_dir(&RelPath::root())?;
-    if top.find(filter::IGNORE_FILE)?.is_none_or(|entry| entry.kind != Kind::File) {
-        return Ok(None);
+    match top.find(filter::IGNORE_FILE)? {
+        None => return Ok(Ok(None)),
+        Some(entry) if entry.kind != Kind::File => return Ok(Err(FilterError::NotAFile)),
+        Some(_) => {}
     }
     let file = std::fs::File::from(top.open_file(filter::IGNORE_FILE)?);
     let mut content = Vec::new();
     std::io::Read::read_to_end(&mut { file }, &mut content)
         .map_err(|error| FsError::local("read", PathBuf::from(root.path()).join(".ha-syncignore"), error))?;
-    Ok(Some(content))
+    Ok(Ok(Some(content)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is left out.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
-use ha_testkit::tree::{Compare, Snapshot, dir, file, make};
+use ha_testkit::tree::{Compare, Snapshot, dir, fifo, file, link, make};
 
 use crate::place::{Place, assert_says};
 
@@ -112,12 +112,39 @@ fn the_last_matching_line_of_the_ignore_file_wins() {
 
 #[test]
 fn a_bad_line_of_the_ignore_file_is_bad_usage_and_changes_nothing() {
-    let place = Place::new(&[file(".ha-syncignore", "[a\n"), file("a", "")], &[]);
+    let place = Place::new(&[file(".ha-syncignore", "*.tmp\n[a\n"), file("a", "")], &[]);
     let before = place.both();
     let outcome = place.run(&[]);
     outcome.assert_code(2);
-    assert_says(&outcome, "[a");
+    assert_says(&outcome, "line 2 of .ha-syncignore: invalid pattern: [a: unclosed character class");
     place.assert_untouched(&before);
+}
+
+#[test]
+fn braces_in_the_ignore_file_are_ordinary_letters() {
+    let items = [file("{a,b}", ""), file("a", ""), file("b", ""), file("c{", ""), file("c", "")];
+    let place = Place::new(&items, &[]);
+    make(&place.source, &[file(".ha-syncignore", "{a,b}\nc{\n")]);
+    place.sync(&[]);
+    assert_eq!(names(&place.destination), [".ha-syncignore", "a", "b", "c"]);
+}
+
+#[test]
+fn an_ignore_file_that_is_no_file_is_bad_usage_and_changes_nothing() {
+    let target = [file("rules", "secret\n"), link(".ha-syncignore", "rules")];
+    let dangling = [link(".ha-syncignore", "nowhere")];
+    for items in [&target[..], &dangling, &[dir(".ha-syncignore")], &[fifo(".ha-syncignore")]] {
+        let place = Place::new(items, &[]);
+        make(&place.source, &[file("secret", "")]);
+        let before = place.both();
+        let outcome = place.run(&[]);
+        outcome.assert_code(2);
+        assert_says(&outcome, ".ha-syncignore at the source root is not a regular file");
+        place.assert_untouched(&before);
+    }
+    // The destination's is only an entry.
+    let place = Place::new(&[file("a", "")], &[dir(".ha-syncignore")]);
+    place.sync(&[]);
 }
 
 #[test]
