@@ -8,8 +8,9 @@ use ha_audit::flush::{self, FlushEvent};
 use ha_audit::store::Store;
 use ha_cli::environment;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_sync_core::path::RelPath;
 use ha_sync_fs::error::printable_path;
-use ha_sync_fs::{FsError, local};
+use ha_sync_fs::{FsError, Root, local};
 
 use crate::settings::Records;
 
@@ -61,6 +62,25 @@ pub(crate) fn dsn(records: &Records, log_directory: &Path) -> Result<Dsn, Failur
                 .hint("for a file: --db-dsn sqlite:/var/lib/ha-sync/audit.db")
         }),
     }
+}
+
+/// Returns the devices and inodes of what a run writes beside the synchronised files: the log directory, and the
+/// database where that is a file. They may lie inside a root.
+pub(crate) fn own_entries(log_directory: &Path, dsn: &Dsn) -> Vec<(u64, u64)> {
+    let mut own = Vec::new();
+    if let Ok(root) = Root::open(log_directory, true) {
+        own.push((root.entry().device, root.entry().inode));
+    }
+    // A link is followed as the database follows it. The file is not opened: to close it would drop SQLite's locks.
+    if let Dsn::Sqlite(path) = dsn
+        && let Ok(path) = path.canonicalize()
+        && let (Some(directory), Some(name)) = (path.parent(), path.file_name())
+        && let Ok(root) = Root::open(directory, true)
+        && let Ok(Some(entry)) = root.open_dir(&RelPath::root()).and_then(|top| top.find(name.as_encoded_bytes()))
+    {
+        own.push((entry.device, entry.inode));
+    }
+    own
 }
 
 /// Opens the store, or says why its rows must wait.

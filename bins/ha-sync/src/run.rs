@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ha_audit::oplog::OpLog;
@@ -83,7 +83,8 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         dry_run: settings.dry_run,
     };
     let store = records::open(&dsn).map_err(|why| reporter.event(Event::Warning { message: &why })).ok();
-    let run = Run { settings, job, iteration, log_directory, stop: &stop, reporter: &reporter, store };
+    let own = records::own_entries(&log_directory, &dsn);
+    let run = Run { settings, job, iteration, log_directory, own, stop: &stop, reporter: &reporter, store };
     let result = run.run(&dsn.to_string());
     drop(lock);
     reporter.stop();
@@ -151,6 +152,7 @@ struct Run<'a> {
     job: Job,
     iteration: Iteration,
     log_directory: PathBuf,
+    own: Vec<(u64, u64)>,
     stop: &'a Stop,
     reporter: &'a Reporter,
     store: Option<Store>,
@@ -179,10 +181,10 @@ impl Run<'_> {
         };
         let mut resolved = HashSet::new();
         let ready = damage.is_none() && !self.settings.dry_run;
-        if ready && ha_sync_engine::run::preflight(&self.job, &state).is_ok() {
+        if ready && ha_sync_engine::run::preflight(&self.job, &state, &self.own).is_ok() {
             resolved = self.recover(&mut state)?;
         }
-        let live = self.live_runs();
+        let (live, dead) = self.other_runs();
         if let Some(store) = &self.store {
             records::flush(&self.log_directory, store, &|message| self.warn(message));
         }
@@ -226,6 +228,8 @@ impl Run<'_> {
             while_syncing: &while_syncing,
             live,
             resolved,
+            dead,
+            own: self.own.clone(),
         };
         let result = match damage {
             Some(damage) => Err(damage),
@@ -299,14 +303,17 @@ impl Run<'_> {
         Ok(resolved)
     }
 
-    /// Returns the runs whose logs are in use.
-    fn live_runs(&self) -> HashSet<RunId> {
-        let logs = ha_audit::reader::list(&self.log_directory).unwrap_or_default();
-        logs.iter()
-            .filter(|log| log.is_live().unwrap_or(true))
-            .filter_map(|log| ha_audit::reader::LogReader::open(&log.path).ok())
-            .map(|reader| reader.header().run_id.clone())
-            .collect()
+    /// Returns the runs whose logs are in use, and those whose logs only wait.
+    fn other_runs(&self) -> (HashSet<RunId>, HashSet<RunId>) {
+        let (mut live, mut dead) = (HashSet::new(), HashSet::new());
+        let run = |path: &Path| Some(ha_audit::reader::LogReader::open(path).ok()?.header().run_id.clone());
+        for log in ha_audit::reader::list(&self.log_directory).unwrap_or_default() {
+            let runs = if log.is_live().unwrap_or(true) { &mut live } else { &mut dead };
+            runs.extend(run(&log.path));
+        }
+        let set_aside = ha_audit::reader::list_all_set_aside(&self.log_directory).unwrap_or_default();
+        dead.extend(set_aside.iter().filter_map(|log| run(&log.path)));
+        (live, dead)
     }
 
     /// Returns the start of the last dry run when it planned the same operations.
@@ -408,6 +415,9 @@ impl Run<'_> {
             Err(RunError::Halt(halt)) => {
                 let failure = Failure::new(FailureKind::Halted, outcome.error_message.clone().unwrap_or_default());
                 Err(halt.hints.into_iter().fold(failure, Failure::hint))
+            }
+            Err(error @ RunError::InUse(_)) => {
+                Err(Failure::from_error(FailureKind::LockHeld, &error).hint("try again when the restore has ended"))
             }
             Err(error @ RunError::Filter(_)) => Err(Failure::from_error(FailureKind::Usage, &error)),
             Err(error) => Err(Failure::from_error(FailureKind::Failed, &error)),

@@ -267,8 +267,8 @@ pub(crate) fn list_set_aside(dir: &Path, pair: &str) -> Result<Vec<LogFile>, Fil
     Ok(sorted(logs_in(&dir, files::list_if_any(&dir)?, "interrupted-")))
 }
 
-/// Lists the logs that were set aside for any pair.
-pub(crate) fn list_all_set_aside(dir: &Path) -> Result<Vec<LogFile>, FileError> {
+/// Lists the logs of dead runs that were set aside for any pair.
+pub fn list_all_set_aside(dir: &Path) -> Result<Vec<LogFile>, FileError> {
     let mut logs = Vec::new();
     for entry in files::list_if_any(&dir.join("state"))? {
         if let (true, Some(pair)) = (entry.kind.is_dir(), entry.name.to_str()) {

@@ -45,7 +45,7 @@ pub struct Rule {
     pub glob: String,
 }
 
-/// Says why a glob or a line of an ignore file was refused.
+/// Says why a glob or an ignore file was refused.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FilterError {
     /// The glob has no meaning.
@@ -56,6 +56,19 @@ pub enum FilterError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A line of the ignore file has no meaning.
+    #[error("line {line} of .ha-syncignore: invalid pattern: {text}: {reason}")]
+    Line {
+        /// Counted from 1.
+        line: usize,
+        /// As it is there.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The ignore file is a link, a directory or a special file. Not to read it would copy what it is to keep back.
+    #[error(".ha-syncignore at the source root is not a regular file")]
+    NotAFile,
     /// A line is not UTF-8.
     #[error("line {line} of .ha-syncignore is not UTF-8")]
     NotUtf8 {
@@ -99,7 +112,7 @@ impl Filter {
                     Some(anchored) => anchored.to_owned(),
                     None => format!("**/{body}"),
                 };
-                (rule.glob.as_str(), pattern, rule.include, directory)
+                Pattern { text: &rule.glob, line: None, glob: pattern, include: rule.include, directory }
             });
             filter.rules = Some(compile(globs)?);
         }
@@ -107,11 +120,9 @@ impl Filter {
             let mut lines = Vec::new();
             for (index, line) in content.split(|byte| *byte == b'\n').enumerate() {
                 let line = std::str::from_utf8(line).map_err(|_| FilterError::NotUtf8 { line: index + 1 })?;
-                lines.extend(ignore_line(line));
+                lines.extend(ignore_line(index + 1, line));
             }
-            filter.ignored = Some(compile(
-                lines.iter().map(|(text, pattern, include, directory)| (*text, pattern.clone(), *include, *directory)),
-            )?);
+            filter.ignored = Some(compile(lines.into_iter())?);
         }
         Ok(filter)
     }
@@ -135,6 +146,18 @@ impl Filter {
     }
 }
 
+/// Is a rule or a line, as a glob that is matched against whole paths.
+struct Pattern<'a> {
+    /// As it was given.
+    text: &'a str,
+    /// Where in the ignore file, from 1.
+    line: Option<usize>,
+    glob: String,
+    include: bool,
+    /// Whether it matches directories only.
+    directory: bool,
+}
+
 fn strip_directory_mark(glob: &str) -> (&str, bool) {
     match glob.strip_suffix('/') {
         Some(body) if !body.is_empty() => (body, true),
@@ -142,8 +165,8 @@ fn strip_directory_mark(glob: &str) -> (&str, bool) {
     }
 }
 
-/// Translates one line of gitignore's grammar: text, glob, whether it includes, whether for directories only.
-fn ignore_line(line: &str) -> Option<(&str, String, bool, bool)> {
+/// Translates one line of gitignore's grammar.
+fn ignore_line(number: usize, line: &str) -> Option<Pattern<'_>> {
     let line = line.strip_suffix('\r').unwrap_or(line);
     let mut text = line.trim_end_matches(' ');
     if text.ends_with('\\') && text.len() < line.len() {
@@ -158,31 +181,66 @@ fn ignore_line(line: &str) -> Option<(&str, String, bool, bool)> {
         None => (false, text),
     };
     let (body, directory) = strip_directory_mark(body);
-    let pattern = match body.strip_prefix('/') {
-        Some(anchored) => anchored.to_owned(),
-        None if body.contains('/') => body.to_owned(),
-        None => format!("**/{body}"),
+    let glob = match body.strip_prefix('/') {
+        Some(anchored) => literal_braces(anchored),
+        None if body.contains('/') => literal_braces(body),
+        None => format!("**/{}", literal_braces(body)),
     };
-    Some((text, pattern, include, directory))
+    Some(Pattern { text, line: Some(number), glob, include, directory })
 }
 
-fn compile<'a>(globs: impl Iterator<Item = (&'a str, String, bool, bool)>) -> Result<Globs, FilterError> {
+/// Escapes braces: gitignore knows no alternates. In a class they are literal already, and so is a backslash.
+fn literal_braces(body: &str) -> String {
+    let mut glob = String::with_capacity(body.len());
+    let mut letters = body.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '{' | '}' => glob.push('\\'),
+            '\\' => {
+                glob.push(letter);
+                glob.extend(letters.next());
+                continue;
+            }
+            '[' => {
+                glob.push(letter);
+                glob.extend(letters.next_if(|letter| matches!(letter, '!' | '^')));
+                // A bracket that comes first does not end the class.
+                glob.extend(letters.next_if_eq(&']'));
+                for letter in letters.by_ref() {
+                    glob.push(letter);
+                    if letter == ']' {
+                        break;
+                    }
+                }
+                continue;
+            }
+            _ => {}
+        }
+        glob.push(letter);
+    }
+    glob
+}
+
+fn compile<'a>(patterns: impl Iterator<Item = Pattern<'a>>) -> Result<Globs, FilterError> {
     let mut set = GlobSetBuilder::new();
     let mut flags = Vec::new();
-    let refused = |glob: &str, error: &globset::Error| FilterError::Glob {
-        glob: glob.to_owned(),
-        reason: error.kind().to_string(),
+    let refused = |text: &str, line: Option<usize>, error: &globset::Error| {
+        let (text, reason) = (text.to_owned(), error.kind().to_string());
+        match line {
+            Some(line) => FilterError::Line { line, text, reason },
+            None => FilterError::Glob { glob: text, reason },
+        }
     };
-    for (text, pattern, include, directory) in globs {
-        let glob = GlobBuilder::new(&pattern)
+    for Pattern { text, line, glob, include, directory } in patterns {
+        let glob = GlobBuilder::new(&glob)
             .literal_separator(true)
             .backslash_escape(true)
             .build()
-            .map_err(|error| refused(text, &error))?;
+            .map_err(|error| refused(text, line, &error))?;
         set.add(glob);
         flags.push((include, directory));
     }
-    let set = set.build().map_err(|error| refused("", &error))?;
+    let set = set.build().map_err(|error| refused("", None, &error))?;
     Ok(Globs { set, flags })
 }
 
@@ -224,6 +282,33 @@ mod tests {
         assert!(filter.excludes(&path("a/b"), false));
         assert!(!filter.excludes(&path("x/a/b"), false));
         assert!(filter.excludes(&path("#hash"), false));
+    }
+
+    #[test]
+    fn braces_are_literal_in_the_ignore_file_and_alternates_on_the_command_line() {
+        let lines = filter(&[], "{a,b}\n/x{1}/y\nopen{\n[{]z\n\\{q\\}\n[]{]w\n!}\n");
+        for name in ["{a,b}", "d/{a,b}", "x{1}/y", "open{", "{z", "{q}", "]w", "{w"] {
+            assert!(lines.excludes(&path(name), false), "{name}");
+        }
+        for name in ["a", "b", "x1/y", "z", "\\z", "q", "open"] {
+            assert!(!lines.excludes(&path(name), false), "{name}");
+        }
+        let rule = filter(&[("{a,b}", false)], "");
+        assert!(rule.excludes(&path("a"), false) && !rule.excludes(&path("{a,b}"), false));
+    }
+
+    #[test]
+    fn a_refused_line_is_named() {
+        for (ignore, said) in [
+            ("ok\n\n[a\n", "line 3 of .ha-syncignore: invalid pattern: [a: unclosed character class; missing ']'"),
+            ("!x\\\n", "line 1 of .ha-syncignore: invalid pattern: !x\\: dangling '\\'"),
+            ("# x\n[z-a]\n", "line 2 of .ha-syncignore: invalid pattern: [z-a]: invalid range; 'z' > 'a'"),
+        ] {
+            let error = Filter::new(&[], Some(ignore.as_bytes())).unwrap_err();
+            assert_eq!(error.to_string(), said);
+        }
+        let error = Filter::new(&[], Some(b"a\n\xff\n")).unwrap_err();
+        assert_eq!(error.to_string(), "line 2 of .ha-syncignore is not UTF-8");
     }
 
     #[test]

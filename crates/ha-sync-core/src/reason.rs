@@ -33,6 +33,8 @@ pub enum Reason {
     DeletesWithheld,
     /// An NFS client keeps it while it is open.
     NfsPlaceholder,
+    /// A temporary entry of a run that is or may be going on, or one that could not be removed.
+    Temporary,
 }
 
 impl Reason {
@@ -52,6 +54,7 @@ impl Reason {
             Self::HoldsKept => "holds entries that stay",
             Self::DeletesWithheld => "delete withheld: directory not fully read",
             Self::NfsPlaceholder => "nfs placeholder",
+            Self::Temporary => "temporary entry of another run",
         }
     }
 }

@@ -477,6 +477,9 @@ impl<'a> Executor<'a> {
         let result = match &planned.destination {
             None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
             Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
+                if seen.is_directory() && self.job.keep_replaced {
+                    self.record_gone(&place.batch.directory.join(&planned.name), seen, true)?;
+                }
                 let trash = place.trash.as_ref();
                 commit::replace(&place.destination, temporary, &planned.name, seen, trash, &self.ways)
             }),
@@ -802,7 +805,7 @@ impl<'a> Executor<'a> {
             _ => return Err(OperationError::Changed),
         }
         if self.job.keep_replaced {
-            self.record_removed(&place.batch.directory.join(name), seen)?;
+            self.record_gone(&place.batch.directory.join(name), seen, false)?;
         }
         match place.destination.remove_directory(name) {
             Ok(()) => Ok(Done::default()),
@@ -819,15 +822,16 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Notes a removed directory in the trash, so that a restore can bring it back with its mode, owner and time.
-    fn record_removed(&self, path: &RelPath, entry: &Entry) -> Result<(), FsError> {
+    /// Notes a directory that goes in the trash, so that a restore can bring it back with its mode, owner and time:
+    /// one that is removed empty, or one that is replaced and kept whole.
+    fn record_gone(&self, path: &RelPath, entry: &Entry, whole: bool) -> Result<(), FsError> {
         let mut held = lock(&self.removed);
         if held.is_none() {
             *held = Some(trash::open_directory_record(self.destination, self.run)?);
         }
         let line = serde_json::json!({
             "path": path.escaped(), "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
-            "mtime": entry.mtime.0 as i64,
+            "mtime": entry.mtime.0 as i64, "whole": whole,
         });
         let line = format!("{line}\n");
         match held.as_ref().map(|file| rustix::io::write(file, line.as_bytes())) {

@@ -133,8 +133,18 @@ pub(crate) fn check_access(side: &str, root: &Root, file: &Path) -> Result<(), H
     }
 }
 
-/// Tells whether a root holds nothing to synchronise.
-pub(crate) fn is_empty(root: &Root, filter: &Filter) -> Result<bool, FsError> {
+/// Halts when a root is the log directory itself: what the run writes there cannot be told from the files.
+pub(crate) fn check_log_directory(side: &str, root: &Root, own: &[(u64, u64)]) -> Result<(), Halt> {
+    let entry = root.entry();
+    if !own.contains(&(entry.device, entry.inode)) {
+        return Ok(());
+    }
+    let shown = printable_path(root.path());
+    Err(Halt::new(format!("{side} root is the log directory: {shown}"), "name another one: --log-dir DIR"))
+}
+
+/// Tells whether a root holds nothing to synchronise; `own` is what the run itself writes.
+pub(crate) fn is_empty(root: &Root, filter: &Filter, own: &[(u64, u64)]) -> Result<bool, FsError> {
     let top = root.open_dir(&RelPath::root())?;
     let listing = top.list()?;
     for index in 0..listing.len() {
@@ -147,7 +157,8 @@ pub(crate) fn is_empty(root: &Root, filter: &Filter) -> Result<bool, FsError> {
         }
         let Some(entry) = top.find(name)? else { continue };
         let excluded = filter.excludes(&RelPath::root().join(name), entry.kind == Kind::Directory);
-        if entry.kind != Kind::Special && !excluded {
+        let own = own.contains(&(entry.device, entry.inode));
+        if entry.kind != Kind::Special && !excluded && !own {
             return Ok(false);
         }
     }

@@ -45,7 +45,14 @@ impl Scan<'_> {
                 found.kept = true;
                 return found;
             }
-            if filter::is_nfs_placeholder(name) || filter::parse_temporary(name).is_some() {
+            if let Some((run, _)) = filter::parse_temporary(name) {
+                if !self.clear_away(self.destination, directory, name, &run, mtime) {
+                    self.tally.skip(path, name, false, Reason::Temporary);
+                    found.kept = true;
+                }
+                continue;
+            }
+            if filter::is_nfs_placeholder(name) {
                 self.tally.skip(path, name, false, Reason::NfsPlaceholder);
                 found.kept = true;
                 continue;
@@ -61,6 +68,10 @@ impl Scan<'_> {
                     continue;
                 }
             };
+            if self.is_own(directory, name, &entry) {
+                found.kept = true;
+                continue;
+            }
             if !self.job.delete_excluded
                 && !self.filter.is_empty()
                 && self.filter.excludes(&path.join(name), entry.is_directory())
@@ -68,7 +79,7 @@ impl Scan<'_> {
                 found.kept = true;
                 continue;
             }
-            if !self.job.allow_missing_mounts && self.was_mounted(&path.join(name)) {
+            if self.was_mounted(&self.remembered.source_mounts, path, name) {
                 self.tally.skip(path, name, entry.is_directory(), Reason::MissingMount);
                 let message = "its directory at the source was a mount point at the last run and is gone now; if it is \
                                gone for good: --allow-missing-mounts";
@@ -109,10 +120,6 @@ impl Scan<'_> {
             self.sink.take_deletes(Batch { directory: path.clone(), mtime, operations });
         }
         found
-    }
-
-    fn was_mounted(&self, path: &RelPath) -> bool {
-        !self.remembered.source_mounts.is_empty() && self.remembered.source_mounts.contains(&path.escaped())
     }
 
     /// Plans the deletion of a directory and what is below it, children first.
@@ -180,7 +187,10 @@ impl Scan<'_> {
                 let below = path.join(name);
                 if entry.kind == Kind::Special
                     || entry.mount_point
+                    || self.was_mounted(&self.remembered.source_mounts, &path, name)
                     || filter::is_nfs_placeholder(name)
+                    || filter::parse_temporary(name).is_some_and(|(run, _)| self.is_in_use(&run, &entry))
+                    || self.is_own(&directory, name, &entry)
                     || (!self.job.delete_excluded && self.filter.excludes(&below, entry.is_directory()))
                 {
                     return true;

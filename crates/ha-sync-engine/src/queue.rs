@@ -31,8 +31,8 @@ impl<T> Queue<T> {
         self.changed.notify_all();
     }
 
-    /// Takes a task, waiting for one; nothing when all are done.
-    pub(crate) fn take(&self) -> Option<T> {
+    /// Takes a task, waiting for one; nothing when all are done. The task is done when the guard is dropped.
+    pub(crate) fn take(&self) -> Option<(T, Taken<'_, T>)> {
         let mut inner = lock(&self.inner);
         loop {
             if inner.closed {
@@ -40,7 +40,7 @@ impl<T> Queue<T> {
             }
             if let Some(task) = inner.stack.pop() {
                 inner.active += 1;
-                return Some(task);
+                return Some((task, Taken(self)));
             }
             if inner.active == 0 {
                 inner.closed = true;
@@ -51,8 +51,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Says that a taken task is done.
-    pub(crate) fn done(&self) {
+    fn done(&self) {
         let mut inner = lock(&self.inner);
         inner.active -= 1;
         if inner.active == 0 && inner.stack.is_empty() {
@@ -65,5 +64,64 @@ impl<T> Queue<T> {
     pub(crate) fn close(&self) {
         lock(&self.inner).closed = true;
         self.changed.notify_all();
+    }
+}
+
+/// Says, when it is dropped, that a taken task is done. A panic ends the walk: what the task was to find is not known,
+/// and the other walkers would wait for it.
+pub(crate) struct Taken<'a, T>(&'a Queue<T>);
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+        }
+        self.0.done();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_of_one_walker_ends_the_others() {
+        let (sender, ended) = mpsc::channel();
+        // Not scoped: a walker that hangs must not hang the test.
+        std::thread::spawn(move || {
+            let queue = Queue::new(0);
+            std::thread::scope(|scope| {
+                let walkers: Vec<_> = (0..4)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            while let Some((task, _taken)) = queue.take() {
+                                queue.push_all((task + 1..task + 3).filter(|task| *task < 8));
+                                assert!(task != 5, "a walker's panic");
+                            }
+                        })
+                    })
+                    .collect();
+                let panicked = walkers.into_iter().map(|walker| walker.join().is_err()).filter(|it| *it).count();
+                sender.send(panicked).unwrap();
+            });
+        });
+        assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap() >= 1);
+    }
+
+    #[test]
+    fn all_tasks_are_done_then_nothing_is_left() {
+        let queue = Queue::new(0);
+        let mut seen = Vec::new();
+        while let Some((task, _taken)) = queue.take() {
+            seen.push(task);
+            if task == 0 {
+                queue.push_all([1, 2, 3].into_iter());
+            }
+        }
+        assert_eq!(seen, [0, 1, 2, 3]);
+        assert!(queue.take().is_none());
     }
 }

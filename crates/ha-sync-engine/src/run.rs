@@ -13,6 +13,7 @@ use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::record::{Counts, Fingerprint, OperationLog, Status};
 use ha_sync_fs::content::Abilities;
+use ha_sync_fs::lock::{LockError, RootLock, Sharing, lock_root};
 use ha_sync_fs::probe::{self, Probe};
 use ha_sync_fs::{FsError, Root};
 use jiff::Timestamp;
@@ -53,6 +54,10 @@ pub struct Environment<'a> {
     pub live: HashSet<RunId>,
     /// Dead runs whose logs were gone through.
     pub resolved: HashSet<RunId>,
+    /// Dead runs whose logs wait, for a run of their pair or for the store.
+    pub dead: HashSet<RunId>,
+    /// Devices and inodes of what the run itself writes: the log directory, the database.
+    pub own: Vec<(u64, u64)>,
 }
 
 /// Is mount points that were seen: at the source (true) or the destination, and where.
@@ -85,6 +90,9 @@ pub enum RunError {
     /// A safety rule.
     #[error(transparent)]
     Halt(#[from] Halt),
+    /// A restore works at a root.
+    #[error(transparent)]
+    InUse(#[from] LockError),
     /// A root could not be scanned.
     #[error("failed to scan the roots")]
     Scan(#[from] FsError),
@@ -126,15 +134,18 @@ struct Checked {
 
 /// Checks the halts that need no scan, without a change to either root. What an interrupted run left is tidied up
 /// only when they pass: else the roots may not be the ones that it worked in.
-pub fn preflight(job: &Job, state: &PairState) -> Result<(), RunError> {
-    check(job, state).map(drop)
+pub fn preflight(job: &Job, state: &PairState, own: &[(u64, u64)]) -> Result<(), RunError> {
+    check(job, state, own).map(drop)
 }
 
-fn check(job: &Job, state: &PairState) -> Result<Checked, RunError> {
+fn check(job: &Job, state: &PairState, own: &[(u64, u64)]) -> Result<Checked, RunError> {
     let source = halt::open_root("source", &job.source, job.cross_mounts)?;
     let destination = halt::open_root("destination", &job.destination, job.cross_mounts)?;
     halt::check_apart(&source, &destination)?;
     let sides = [("source", &source), ("destination", &destination)];
+    for (side, root) in sides {
+        halt::check_log_directory(side, root, own)?;
+    }
     if job.require_mount {
         for (side, root) in sides {
             halt::check_mounted(side, root)?;
@@ -145,9 +156,10 @@ fn check(job: &Job, state: &PairState) -> Result<Checked, RunError> {
             halt::check_access(side, root, file)?;
         }
     }
-    let ignore_file = retry(|| scan::read_ignore_file(&source))?;
+    let ignore_file = retry(|| scan::read_ignore_file(&source))??;
     let filter = Filter::new(&job.rules, ignore_file.as_deref())?;
-    let emptiness = (retry(|| halt::is_empty(&source, &filter))?, retry(|| halt::is_empty(&destination, &filter))?);
+    let is_empty = |root| retry(|| halt::is_empty(root, &filter, own));
+    let emptiness = (is_empty(&source)?, is_empty(&destination)?);
     halt::check_emptied(job, state, (&source, emptiness.0), (&destination, emptiness.1))?;
     let source_probe = retry(|| probe::probe(&source, !job.dry_run))?;
     let destination_probe = retry(|| probe::probe(&destination, !job.dry_run))?;
@@ -158,7 +170,10 @@ fn check(job: &Job, state: &PairState) -> Result<Checked, RunError> {
 /// Runs a job.
 pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunError> {
     let Checked { source, destination, filter, emptiness, source_probe, destination_probe } =
-        check(job, environment.state)?;
+        check(job, environment.state, &environment.own)?;
+    // A restore moves entries at a root; runs of whatever pairs may share it.
+    let _source_lock = share(&source, job)?;
+    let _destination_lock = share(&destination, job)?;
     let tally = Tally::new(environment.observer);
     tell_of_probes(&tally, job, &source_probe, &destination_probe);
     let policy = policy(job, environment, &source_probe, &destination_probe);
@@ -197,9 +212,19 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
             None => (Status::Success, None),
         },
     };
-    let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter).unwrap_or(emptiness.1));
+    let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter, &environment.own).unwrap_or(emptiness.1));
     let approved = prepared.approved.into_inner();
     Ok(Finished { counts, status, error_message, plan, has_entries, mounts, approved, unsettled })
+}
+
+fn share(root: &Root, job: &Job) -> Result<Option<RootLock>, RunError> {
+    match lock_root(root, Sharing::Shared) {
+        _ if job.dry_run => Ok(None),
+        Ok(lock) => Ok(Some(lock)),
+        Err(error @ LockError::RootInUse { .. }) => Err(error.into()),
+        // A file system without locks: a restore says so there.
+        Err(_) => Ok(None),
+    }
 }
 
 fn policy(job: &Job, environment: &Environment<'_>, source: &Probe, destination: &Probe) -> Policy {
@@ -229,6 +254,8 @@ fn remember(job: &Job, environment: &Environment<'_>) -> Remembered {
         unfinished_backwards: state.unfinished(destination, source).map(str::to_owned).collect(),
         live: environment.live.clone(),
         resolved: environment.resolved.clone(),
+        dead: environment.dead.clone(),
+        own: environment.own.clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ha_sync_core::decide::{Content, Decision, DeleteMissing, Evidence, Policy, Unfinished, decide, is_future};
 use ha_sync_core::entry::{Entry, Kind, Time};
-use ha_sync_core::filter::{self, Filter};
+use ha_sync_core::filter::{self, Filter, FilterError};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::plan::{Action, Batch, Planned};
@@ -33,6 +33,9 @@ const CHUNK_REMOTE: usize = 16;
 
 /// Waits before a transient error is tried again.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(150)];
+
+/// How long a temporary entry of a run of which nothing is known is left alone, nanoseconds.
+const UNKNOWN_KEPT: i128 = 24 * 3600 * Time::SECOND;
 
 pub(crate) enum Task {
     /// A directory that the source has.
@@ -86,6 +89,10 @@ pub(crate) struct Remembered {
     pub(crate) live: HashSet<RunId>,
     /// Dead runs whose logs were gone through: what is left of them is worth nothing.
     pub(crate) resolved: HashSet<RunId>,
+    /// Dead runs whose logs wait, for a run of their pair or for the store.
+    pub(crate) dead: HashSet<RunId>,
+    /// Devices and inodes of what the run itself writes: the log directory, the database.
+    pub(crate) own: Vec<(u64, u64)>,
 }
 
 pub(crate) struct Scan<'a> {
@@ -178,7 +185,7 @@ impl<'a> Scan<'a> {
     }
 
     fn work(&self) {
-        while let Some(task) = self.queue.take() {
+        while let Some((task, _taken)) = self.queue.take() {
             if self.stop.is_stopped() {
                 self.queue.close();
             } else {
@@ -190,7 +197,6 @@ impl<'a> Scan<'a> {
                     }
                 }
             }
-            self.queue.done();
         }
     }
 
@@ -375,34 +381,71 @@ impl<'a> Scan<'a> {
             return true;
         }
         let Some((run, _)) = filter::parse_temporary(name) else { return false };
-        if !self.job.dry_run && run != *self.run && !self.remembered.live.contains(&run) {
-            let known = self.remembered.resolved.contains(&run);
-            if in_source {
-                let mtime = opened.source.entry().map(|entry| entry.mtime).ok();
-                self.clear_away(self.source, &opened.source, name, &run, known, mtime);
-            }
-            if let (true, Some(destination)) = (in_destination, &opened.destination) {
-                self.clear_away(self.destination, destination, name, &run, known, opened.mtime);
-            }
+        if in_source {
+            let mtime = opened.source.entry().map(|entry| entry.mtime).ok();
+            self.clear_away(self.source, &opened.source, name, &run, mtime);
+        }
+        if let (true, Some(destination)) = (in_destination, &opened.destination) {
+            self.clear_away(self.destination, destination, name, &run, opened.mtime);
         }
         true
     }
 
-    /// Removes a dead run's temporary entry. When that run's log was not seen, the entry could be an old version
-    /// that had just been exchanged out: it goes to the trash. The directory ends with the time `mtime`.
-    fn clear_away(&self, root: &Root, directory: &Dir, name: &[u8], run: &RunId, known: bool, mtime: Option<Time>) {
+    /// Tells whether an entry is what the run itself writes: the log directory, the database or a file beside it.
+    pub(crate) fn is_own(&self, directory: &Dir, name: &[u8], entry: &Entry) -> bool {
+        let own = |entry: &Entry| self.remembered.own.contains(&(entry.device, entry.inode));
+        if own(entry) {
+            return true;
+        }
+        // SQLite's; they come and go.
+        let beside = [&b"-wal"[..], b"-shm", b"-journal"];
+        let database = beside.iter().find_map(|suffix| name.strip_suffix(*suffix));
+        database.is_some_and(|name| directory.find(name).is_ok_and(|found| found.as_ref().is_some_and(own)))
+    }
+
+    /// Tells whether a temporary entry may be in use. Of a run whose log is not in this log directory nothing is
+    /// known: while its entry is young, the run may be going on.
+    pub(crate) fn is_in_use(&self, run: &RunId, entry: &Entry) -> bool {
+        let held = self.remembered;
+        if *run == *self.run || held.live.contains(run) {
+            return true;
+        }
+        !held.resolved.contains(run) && !held.dead.contains(run) && !is_abandoned(entry.ctime, self.policy.start)
+    }
+
+    /// Removes a temporary entry of a dead run, and tells whether it is gone, or would be but for a dry run. When that
+    /// run's log was not gone through, the entry could be an old version that had just been exchanged out: it goes to
+    /// the trash. The directory ends with the time `mtime`.
+    pub(crate) fn clear_away(
+        &self,
+        root: &Root,
+        directory: &Dir,
+        name: &[u8],
+        run: &RunId,
+        mtime: Option<Time>,
+    ) -> bool {
+        let known = self.remembered.resolved.contains(run);
         let result = match directory.find(name) {
+            Ok(Some(entry)) if self.is_in_use(run, &entry) => {
+                if *run != *self.run && !self.remembered.live.contains(run) {
+                    let path = directory.path().join(name);
+                    let message = format!("a temporary entry of a run that may be going on stays for a day: {path}");
+                    self.tally.warn_once("young leftover", &message);
+                }
+                return false;
+            }
+            Ok(Some(_)) if self.job.dry_run => return true,
             Ok(Some(entry)) if entry.is_directory() && known => directory.remove_directory(name),
             Ok(Some(_)) if known || !self.job.keep_replaced => directory.remove_file(name),
             Ok(Some(entry)) => ha_sync_fs::trash::open(root, run, directory.path())
                 .and_then(|trash| ha_sync_fs::commit::carry(directory, name, &entry, &trash, name)),
-            Ok(None) => Ok(()),
+            Ok(None) => return true,
             Err(error) => Err(error),
         };
         let result = result.and_then(|()| mtime.map_or(Ok(()), |mtime| directory.set_mtime(mtime)));
-        if let Err(error) = result {
-            self.tally.warn_once("leftover", &format!("a dead run's temporary entry stays: {}", error.to_line()));
-        }
+        let Err(error) = result else { return true };
+        self.tally.warn_once("leftover", &format!("a dead run's temporary entry stays: {}", error.to_line()));
+        false
     }
 
     /// Looks at one name that the source has and plans what follows.
@@ -422,6 +465,9 @@ impl<'a> Scan<'a> {
                 return self.fail(&opened.path, name, in_destination, error.to_line());
             }
         };
+        if self.is_own(&opened.source, name, &source) {
+            return;
+        }
         if !self.filter.is_empty() && self.filter.excludes(&opened.path.join(name), source.is_directory()) {
             let deletable = in_destination && self.job.delete_excluded && self.job.delete != DeleteMissing::Off;
             if deletable && let Some(index) = opened.destination_names.position(name) {
@@ -439,6 +485,19 @@ impl<'a> Scan<'a> {
             },
             _ => None,
         };
+        if let (Some(directory), Some(entry)) = (&opened.destination, &destination)
+            && self.is_own(directory, name, entry)
+        {
+            return;
+        }
+        if let Some(destination) = &destination
+            && source.is_directory() != destination.is_directory()
+            && !(self.job.delete_excluded && self.job.delete != DeleteMissing::Off)
+            && self.filter.excludes(&opened.path.join(name), destination.is_directory())
+        {
+            // What is excluded there is invisible, also where the source has something else by that name.
+            return;
+        }
         if self.is_kept_by_mount(opened, name, &source, destination.as_ref()) {
             return;
         }
@@ -476,7 +535,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Leaves out mount points, and directories that were mount points and are none now.
+    /// Leaves out mount points, and paths that were mount points and are none now, whether the directory is still
+    /// there or not.
     fn is_kept_by_mount(&self, opened: &Opened, name: &[u8], source: &Entry, destination: Option<&Entry>) -> bool {
         let mut kept = false;
         let sides = [
@@ -484,17 +544,13 @@ impl<'a> Scan<'a> {
             (false, destination, &self.remembered.destination_mounts),
         ];
         for (at_source, entry, remembered) in sides {
-            let Some(entry) = entry else { continue };
-            if entry.is_directory() && entry.mount_point {
+            if entry.is_some_and(|entry| entry.is_directory() && entry.mount_point) {
                 lock(&self.mounts).push((at_source, opened.path.join(name)));
                 if !self.job.cross_mounts && !kept {
                     self.tally.skip(&opened.path, name, true, Reason::MountPoint);
                     kept = true;
                 }
-            } else if !remembered.is_empty()
-                && !self.job.allow_missing_mounts
-                && remembered.contains(&opened.path.join(name).escaped())
-            {
+            } else if self.was_mounted(remembered, &opened.path, name) {
                 if !kept {
                     self.missing_mount(&opened.path, name, destination.is_some());
                 }
@@ -502,6 +558,11 @@ impl<'a> Scan<'a> {
             }
         }
         kept
+    }
+
+    /// Tells whether a path is among the remembered mount points, and that still counts.
+    pub(crate) fn was_mounted(&self, remembered: &HashSet<String>, directory: &RelPath, name: &[u8]) -> bool {
+        !remembered.is_empty() && !self.job.allow_missing_mounts && remembered.contains(&directory.join(name).escaped())
     }
 
     fn missing_mount(&self, directory: &RelPath, name: &[u8], destination: bool) {
@@ -720,20 +781,50 @@ impl Evidence for Look<'_, '_> {
     }
 }
 
+/// Tells whether a temporary entry of an unknown run is too old for the run to be going on. While it copies, the
+/// ctime moves on.
+fn is_abandoned(ctime: Time, now: Time) -> bool {
+    now.0 - ctime.0 > UNKNOWN_KEPT
+}
+
 /// Returns how many walkers fit: the cores on a local file system, 32 where every request waits.
 pub(crate) fn default_walkers(remote: bool) -> usize {
     if remote { 32 } else { std::thread::available_parallelism().map_or(2, usize::from) }
 }
 
-/// Reads the ignore file at a root; absent when there is none.
-pub(crate) fn read_ignore_file(root: &Root) -> Result<Option<Vec<u8>>, FsError> {
+/// Reads the ignore file at a root; absent when there is none. What is there and cannot be read is refused: without
+/// its rules more would be copied than is meant.
+pub(crate) fn read_ignore_file(root: &Root) -> Result<Result<Option<Vec<u8>>, FilterError>, FsError> {
     let top = root.open_dir(&RelPath::root())?;
-    if top.find(filter::IGNORE_FILE)?.is_none_or(|entry| entry.kind != Kind::File) {
-        return Ok(None);
+    match top.find(filter::IGNORE_FILE)? {
+        None => return Ok(Ok(None)),
+        Some(entry) if entry.kind != Kind::File => return Ok(Err(FilterError::NotAFile)),
+        Some(_) => {}
     }
     let file = std::fs::File::from(top.open_file(filter::IGNORE_FILE)?);
     let mut content = Vec::new();
     std::io::Read::read_to_end(&mut { file }, &mut content)
         .map_err(|error| FsError::local("read", PathBuf::from(root.path()).join(".ha-syncignore"), error))?;
-    Ok(Some(content))
+    Ok(Ok(Some(content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_entry_is_abandoned_after_a_day() {
+        let now = Time::new(1_750_000_000, 0);
+        let before = |seconds: i64| Time::new(1_750_000_000 - seconds, 0);
+        for (ctime, abandoned) in [
+            (before(0), false),
+            (before(86_400), false),
+            (before(86_401), true),
+            (before(1_000_000_000), true),
+            // A clock that is ahead.
+            (before(-86_401), false),
+        ] {
+            assert_eq!(is_abandoned(ctime, now), abandoned, "{ctime:?}");
+        }
+    }
 }

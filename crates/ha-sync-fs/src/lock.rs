@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ha_sync_core::name::PairName;
+use ha_sync_core::path::RelPath;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{FsError, printable_path};
 use crate::root::Root;
-use crate::trash;
 
 /// Directories for locks that every user of a host can write to, best first.
 const PLACES: [&str; 3] = ["/run/lock", "/var/lock", "/tmp"];
@@ -149,12 +149,12 @@ pub struct RootLock {
     handle: OwnedFd,
 }
 
-/// Takes the lock on a root, on the handle of its own directory (which is made when it is absent); never waits.
+/// Takes the lock on a root, on a handle of its directory, which leaves no trace; never waits.
 ///
 /// It keeps a restore and runs of whatever pairs apart on one host. Do not take it twice in one process: that is
 /// refused like another's.
 pub fn lock_root(root: &Root, sharing: Sharing) -> Result<RootLock, LockError> {
-    let handle = trash::open_own_directory(root)?.into_handle();
+    let handle = root.open_dir(&RelPath::root())?.into_handle();
     let operation = match sharing {
         Sharing::Alone => FlockOperation::NonBlockingLockExclusive,
         Sharing::Shared => FlockOperation::NonBlockingLockShared,

@@ -1,7 +1,7 @@
 //! What is left out.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
-use ha_testkit::tree::{Compare, Snapshot, dir, file, make};
+use ha_testkit::tree::{Compare, Snapshot, dir, fifo, file, link, make};
 
 use crate::place::{Place, assert_says};
 
@@ -112,12 +112,39 @@ fn the_last_matching_line_of_the_ignore_file_wins() {
 
 #[test]
 fn a_bad_line_of_the_ignore_file_is_bad_usage_and_changes_nothing() {
-    let place = Place::new(&[file(".ha-syncignore", "[a\n"), file("a", "")], &[]);
+    let place = Place::new(&[file(".ha-syncignore", "*.tmp\n[a\n"), file("a", "")], &[]);
     let before = place.both();
     let outcome = place.run(&[]);
     outcome.assert_code(2);
-    assert_says(&outcome, "[a");
+    assert_says(&outcome, "line 2 of .ha-syncignore: invalid pattern: [a: unclosed character class");
     place.assert_untouched(&before);
+}
+
+#[test]
+fn braces_in_the_ignore_file_are_ordinary_letters() {
+    let items = [file("{a,b}", ""), file("a", ""), file("b", ""), file("c{", ""), file("c", "")];
+    let place = Place::new(&items, &[]);
+    make(&place.source, &[file(".ha-syncignore", "{a,b}\nc{\n")]);
+    place.sync(&[]);
+    assert_eq!(names(&place.destination), [".ha-syncignore", "a", "b", "c"]);
+}
+
+#[test]
+fn an_ignore_file_that_is_no_file_is_bad_usage_and_changes_nothing() {
+    let target = [file("rules", "secret\n"), link(".ha-syncignore", "rules")];
+    let dangling = [link(".ha-syncignore", "nowhere")];
+    for items in [&target[..], &dangling, &[dir(".ha-syncignore")], &[fifo(".ha-syncignore")]] {
+        let place = Place::new(items, &[]);
+        make(&place.source, &[file("secret", "")]);
+        let before = place.both();
+        let outcome = place.run(&[]);
+        outcome.assert_code(2);
+        assert_says(&outcome, ".ha-syncignore at the source root is not a regular file");
+        place.assert_untouched(&before);
+    }
+    // The destination's is only an entry.
+    let place = Place::new(&[file("a", "")], &[dir(".ha-syncignore")]);
+    place.sync(&[]);
 }
 
 #[test]
@@ -132,4 +159,43 @@ fn an_excluded_directory_is_not_even_read() {
     let place = Place::new(&[dir("closed").mode(0), file("a", "")], &[]);
     place.sync(&["--exclude", "closed"]);
     assert_eq!(names(&place.destination), ["a"]);
+}
+
+#[test]
+fn an_excluded_directory_is_not_replaced_by_a_file_of_its_name() {
+    let place = Place::new(
+        &[file("build", "a file").mtime(NEWER), file("sub/build", "a file").mtime(NEWER), file("a", "")],
+        &[file("build/precious", "only copy"), file("sub/build/precious", "only copy")],
+    );
+    let before = Snapshot::of(&place.destination);
+    let words = ["--delete-missing", "--max-delete", "100%", "--exclude", "build/"];
+    for words in [&words[..], &words[3..], &["--dry-run", "--exclude", "build/"]] {
+        place.sync(words);
+        let after = Snapshot::of(&place.destination);
+        for name in ["build", "build/precious", "sub/build", "sub/build/precious"] {
+            assert_eq!(before.get(name), after.get(name), "{name}");
+        }
+    }
+    assert!(place.operations().iter().all(|row| !row.text("filepath").ends_with("build")), "it is no operation");
+    assert!(place.destination.join("a").exists());
+    // Only when that is asked for.
+    place.sync(&["--delete-missing", "--delete-excluded", "--max-delete", "100%", "--exclude", "build/"]);
+    assert_eq!(std::fs::read(place.destination.join("build")).unwrap(), b"a file");
+    assert_eq!(std::fs::read(place.trash().join("build/precious")).unwrap(), b"only copy");
+}
+
+#[test]
+fn a_file_is_not_touched_for_an_excluded_directory_of_its_name() {
+    let items = [file("build/made", ""), file("kept", "")];
+    let place = Place::new(&items, &[file("build", "a file"), file("kept", "")]);
+    let before = Snapshot::of(&place.destination);
+    place.sync(&["--delete-missing", "--max-delete", "100%", "--exclude", "build/"]);
+    assert_eq!(before.get("build"), Snapshot::of(&place.destination).get("build"));
+    assert!(place.operations().is_empty());
+    // And where the file is what is excluded.
+    let place = Place::new(&items, &[file("build", "a file"), file("kept", "")]);
+    let before = Snapshot::of(&place.destination);
+    place.sync(&["--delete-missing", "--max-delete", "100%", "--include", "build/", "--exclude", "build"]);
+    assert_eq!(before.get("build"), Snapshot::of(&place.destination).get("build"));
+    assert!(place.operations().is_empty());
 }

@@ -9,7 +9,7 @@ use ha_testkit::need;
 use ha_testkit::passthrough::{Errno, Operation, Options, Passthrough, Rule};
 use ha_testkit::tree::{Item, Snapshot, dir, file, make};
 
-use crate::place::{Place, assert_says};
+use crate::place::{Place, assert_says, query};
 
 /// Checks that a run halted: exit code, both roots as before, the store's row, what is said.
 #[track_caller]
@@ -413,6 +413,146 @@ fn a_mount_below_the_destination_that_is_gone_is_not_filled() {
     place.run(&["--cross-mounts"]).assert_code(3);
     assert!(!place.destination.join("disk/a").exists());
     place.mirror(&["--cross-mounts", "--allow-missing-mounts"]);
+}
+
+#[test]
+fn a_mount_below_the_destination_whose_directory_is_gone_is_not_filled() {
+    let place = Place::new(&[file("a/disk/photo", "x"), file("b", "")], &[dir("a/disk")]);
+    let mount = need!(tmpfs(1 << 20));
+    let bound = need!(bind(mount.path(), &place.destination.join("a/disk")));
+    place.sync(&["--cross-mounts"]);
+    assert!(mount.path().join("photo").exists());
+    drop(bound);
+    std::fs::remove_dir(place.destination.join("a/disk")).unwrap();
+    make(&place.source, &[file("c", "")]);
+    let deletes = ["--cross-mounts", "--delete-missing", "--max-delete", "100%"];
+    for words in [&deletes[..1], &deletes, &[]] {
+        let outcome = place.run(words);
+        outcome.assert_code(3);
+        assert_says(&outcome, "a/disk");
+        assert_says(&outcome, "--allow-missing-mounts");
+        assert!(!place.destination.join("a/disk").exists());
+        assert_eq!(place.last().text("status"), "partial_failure");
+        assert_eq!(place.skipped("mount missing"), 1);
+    }
+    assert!(place.destination.join("c").exists(), "the rest goes on");
+    // Nor when what held it is gone too.
+    std::fs::remove_dir(place.destination.join("a")).unwrap();
+    place.run(&["--cross-mounts"]).assert_code(3);
+    assert!(!place.destination.join("a/disk").exists());
+    place.mirror(&["--cross-mounts", "--allow-missing-mounts"]);
+    place.mirror(&["--cross-mounts"]);
+}
+
+#[test]
+fn a_mount_below_the_source_that_is_gone_with_its_directory_keeps_what_it_brought() {
+    let place = Place::new(&[dir("a/disk"), file("b", "")], &[]);
+    let mount = need!(tmpfs(1 << 20));
+    make(mount.path(), &[file("photo", "only copy")]);
+    let bound = need!(bind(mount.path(), &place.source.join("a/disk")));
+    place.mirror(&["--cross-mounts"]);
+    drop(bound);
+    let words = ["--cross-mounts", "--delete-missing", "--max-delete", "100%"];
+    let kept = || assert_eq!(std::fs::read(place.destination.join("a/disk/photo")).unwrap(), b"only copy");
+    std::fs::remove_dir(place.source.join("a/disk")).unwrap();
+    place.run(&words).assert_code(3);
+    kept();
+    std::fs::remove_dir(place.source.join("a")).unwrap();
+    place.run(&words).assert_code(3);
+    kept();
+    // A file in place of what held it.
+    make(&place.source, &[file("a", "a file")]);
+    place.run(&words).assert_code(3);
+    kept();
+    place.mirror(&[&words[..], &["--allow-missing-mounts"]].concat());
+}
+
+/// Runs with these log directory and database, twice, with and without deletions.
+#[track_caller]
+fn with_records(place: &Place, log_directory: &Path, database: Option<&Path>) {
+    let pair = place.environment.pair();
+    for words in [&[][..], &["--delete-missing", "--max-delete", "100%"], &["--delete-missing=strict"]] {
+        let run = place.binary().arg("--src").arg(&place.source).arg("--dest").arg(&place.destination);
+        let mut run = run.args(["--pair", &pair]).arg("--log-dir").arg(log_directory).args(words);
+        if let Some(database) = database {
+            run = run.arg("--db-dsn").arg(format!("sqlite:{}", database.display()));
+        }
+        run.run().assert_success();
+        let database = database.map_or_else(|| log_directory.join("ha-sync.db"), Path::to_owned);
+        let rows = query(&database, "SELECT * FROM sync_iterations ORDER BY id DESC LIMIT 1");
+        assert_eq!(rows[0].text("status"), "success");
+        assert!(log_directory.join("state").join(&pair).join("state.json").exists());
+    }
+}
+
+#[test]
+fn the_log_directory_in_the_source_is_left_out() {
+    let place = Place::new(&[file("a", ""), file("var/b", "")], &[file("gone", "")]);
+    with_records(&place, &place.source.join("var/log"), None);
+    assert!(place.destination.join("var/b").exists());
+    assert!(!place.destination.join("var/log").exists());
+    assert!(!place.destination.join("gone").exists());
+    // What is there by that name is not touched.
+    make(&place.destination, &[file("var/log/old", "kept")]);
+    with_records(&place, &place.source.join("var/log"), None);
+    assert_eq!(std::fs::read(place.destination.join("var/log/old")).unwrap(), b"kept");
+}
+
+#[test]
+fn the_log_directory_in_the_destination_is_left_out() {
+    let place = Place::new(&[file("a", "")], &[file("gone/b", ""), dir("gone/log")]);
+    // By another path too.
+    let link = place.path("link");
+    std::os::unix::fs::symlink(place.destination.join("gone/log"), &link).unwrap();
+    with_records(&place, &link, None);
+    assert!(place.destination.join("gone/log/ha-sync.db").exists());
+    assert!(!place.destination.join("gone/b").exists());
+    // Nor does a file take the place of a directory that holds it, or of it.
+    make(&place.source, &[file("gone", "a file")]);
+    let run = place.binary().arg("--src").arg(&place.source).arg("--dest").arg(&place.destination);
+    let run = run.args(["--pair", &place.environment.pair(), "--delete-missing", "--log-dir"]).arg(&link);
+    run.run().assert_code(3);
+    assert!(place.destination.join("gone/log/ha-sync.db").exists());
+}
+
+#[test]
+fn the_database_in_a_root_is_left_out_and_its_folder_is_not() {
+    for at_source in [true, false] {
+        let place = Place::new(&[file("album/photo", "x"), file("album/x-wal", "a photo")], &[dir("album")]);
+        let root = if at_source { &place.source } else { &place.destination };
+        let database = root.join("album/audit.db");
+        with_records(&place, &place.path("logs"), Some(&database));
+        assert!(database.exists());
+        for name in ["album/photo", "album/x-wal"] {
+            assert!(place.destination.join(name).exists(), "{name}");
+        }
+        assert_eq!(place.destination.join("album/audit.db").exists(), !at_source);
+    }
+}
+
+#[test]
+fn a_source_with_only_the_log_directory_is_empty() {
+    let place = Place::new(&[dir("log")], &[file("a", "")]);
+    let run = place.binary().arg("--src").arg(&place.source).arg("--dest").arg(&place.destination);
+    let run = run.args(["--pair", &place.environment.pair(), "--delete-missing", "--log-dir"]);
+    let outcome = run.arg(place.source.join("log")).run();
+    outcome.assert_code(5);
+    assert_says(&outcome, "source root is empty, the destination is not");
+    assert!(place.destination.join("a").exists());
+}
+
+#[test]
+fn a_root_that_is_the_log_directory() {
+    let place = Place::new(&[file("a", "")], &[file("b", "")]);
+    for (root, side) in [(&place.source, "source"), (&place.destination, "destination")] {
+        let run = place.binary().arg("--src").arg(&place.source).arg("--dest").arg(&place.destination);
+        let run = run.args(["--pair", &place.environment.pair(), "--delete-missing", "--log-dir"]);
+        let outcome = run.arg(root).run();
+        outcome.assert_code(5);
+        assert_says(&outcome, &format!("{side} root is the log directory"));
+        assert_says(&outcome, "--log-dir");
+    }
+    assert!(!place.destination.join("a").exists());
 }
 
 /// A directory of one side cannot be listed: nothing below it is deleted, the others go on.

@@ -207,6 +207,15 @@ fn the_newest_version_of_a_path_is_restored() {
 
 #[test]
 fn the_temporary_file_of_another_pairs_live_run_is_left_alone() {
+    temporary_file_of_live_run(true);
+}
+
+#[test]
+fn the_temporary_file_of_another_pairs_live_run_with_another_log_directory_is_left_alone() {
+    temporary_file_of_live_run(false);
+}
+
+fn temporary_file_of_live_run(same_log_directory: bool) {
     let place = Place::new(&[file("a", "content")], &[]);
     let mount = need!(Passthrough::mount(&place.destination, &Options::default()));
     let fault = mount.inject(Rule::on(Operation::Rename).path_contains(".ha-sync.").delay(Duration::from_secs(1)));
@@ -218,7 +227,8 @@ fn the_temporary_file_of_another_pairs_live_run_is_left_alone() {
     make(&other, &[file("b", "")]);
     let pair = ha_testkit::command::unique_pair();
     let outcome = place.binary().arg("--src").arg(&other).arg("--dest").arg(&place.destination);
-    let outcome = outcome.args(["--pair", &pair, "--log-dir"]).arg(place.environment.log_dir()).run();
+    let logs = if same_log_directory { place.environment.log_dir() } else { place.path("other logs") };
+    let outcome = outcome.args(["--pair", &pair, "--delete-missing", "--log-dir"]).arg(logs).run();
     outcome.assert_success();
     running.wait().assert_success();
     assert_eq!(std::fs::read(place.destination.join("a")).unwrap(), b"content");

@@ -370,21 +370,86 @@ fn the_temporary_file_of_a_killed_run_is_not_spread_by_the_opposite_job() {
 }
 
 #[test]
-fn temporary_files_of_unknown_dead_runs_are_removed_on_both_sides() {
+fn young_temporary_files_of_unknown_runs_are_left_alone_and_not_synchronised() {
     let name = ".ha-sync.20260413T152357Z-0123abcd.1.tmp";
-    let items = [file(name, "half"), file(format!("dir/{name}"), "half"), file("dir/file", "")];
-    let place = Place::new(&items, &items);
-    place.sync(&["--dry-run"]);
-    assert_eq!(Snapshot::of(&place.source).temporary_files().len(), 2, "not by a dry run");
-    place.sync(&[]);
-    for root in [&place.source, &place.destination] {
-        for path in [root.join(name), root.join("dir").join(name)] {
-            assert!(!path.exists(), "{}", path.display());
-        }
+    let at_source = [file(name, "half"), file(format!("dir/{name}"), "half"), file("dir/file", "")];
+    let at_destination = [file("other.tmp", ""), file(format!("dir/only/{name}"), "half")];
+    let place = Place::new(&at_source, &at_destination);
+    make(&place.source, &[file("other.tmp", ""), dir("dir/only")]);
+    for words in [&["--dry-run"][..], &[], &["--delete-missing"]] {
+        let outcome = place.sync(words);
+        assert_eq!(outcome.stderr.matches("may be going on").count(), 1, "said once: {}", outcome.stderr);
+        assert_eq!(Snapshot::of(&place.source).temporary_files().len(), 2);
+        assert_eq!(Snapshot::of(&place.destination).temporary_files().len(), 1);
     }
-    place.assert_sides_equal();
-    let rows = place.query("SELECT * FROM sync_operations WHERE filepath LIKE '%.tmp'");
+    assert!(!place.destination.join(".ha-sync").join("trash").exists());
+    let rows = place.query("SELECT * FROM sync_operations WHERE filepath LIKE '%0123abcd%'");
     assert!(rows.is_empty(), "they are no operations");
+}
+
+#[test]
+fn temporary_files_of_a_dead_run_do_not_keep_a_directory_that_goes() {
+    need!(need_tool("strace"));
+    let place = Place::new(&[file("dir/sub/file", "new").mtime(NEWER), file("kept", "")], &[]);
+    make(&place.destination, &[file("dir/sub/file", "old"), file("kept", "")]);
+    let killed = place.command(&["--workers", "1"]).strace(Inject::on("renameat2").signal("KILL").when("1")).run();
+    assert!(killed.code() != Some(0));
+    let left = Snapshot::of(&place.destination).temporary_files();
+    assert_eq!(left.len(), 1, "{left:?}");
+    // A run of another pair does not go through that log, and has only the directory above.
+    let other = place.path("other");
+    make(&other, &[file("kept", "")]);
+    let pair = ha_testkit::command::unique_pair();
+    let run = |words: &[&str]| {
+        let run = place.binary().arg("--src").arg(&other).arg("--dest").arg(&place.destination);
+        let run = run.args(["--pair", &pair, "--delete-missing", "--max-delete", "100%", "--log-dir"]);
+        run.arg(place.environment.log_dir()).args(words).run().assert_success();
+    };
+    run(&["--dry-run"]);
+    assert_eq!(place.last().number("files_deleted"), 3);
+    run(&[]);
+    assert_eq!(place.last().number("files_deleted"), 3);
+    assert!(!place.destination.join("dir").exists());
+}
+
+#[test]
+fn a_temporary_file_that_stays_has_its_own_reason_and_keeps_its_directory() {
+    let name = ".ha-sync.20260413T152357Z-0123abcd.1.tmp";
+    let items = [file(format!("gone/{name}"), "half"), file("gone/file", ""), file(format!("a/{name}"), "half")];
+    let place = Place::new(&[file("kept", ""), file("a", "a file")], &items);
+    place.run(&["--delete-missing", "--max-delete", "100%"]).assert_code(3);
+    assert!(place.destination.join("gone").join(name).exists());
+    assert!(!place.destination.join("gone/file").exists());
+    assert_eq!(place.skipped("temporary entry of another run"), 1);
+    assert_eq!(place.skipped("nfs placeholder"), 0);
+    // Nor is the directory replaced in which that run may be at work.
+    assert!(place.destination.join("a").join(name).exists());
+    assert_eq!(place.operation("a").text("reason"), "type conflict");
+}
+
+#[test]
+fn temporary_files_of_another_pairs_dead_run_are_cleared_away_at_once() {
+    need!(need_tool("strace"));
+    let place = Place::new(&[file("dir/file", "new").mtime(NEWER)], &[file("dir/file", "old")]);
+    let killed = place.command(&["--workers", "1"]).strace(Inject::on("renameat2").signal("KILL").when("1")).run();
+    assert!(killed.code() != Some(0));
+    assert!(!Snapshot::of(&place.destination).temporary_files().is_empty(), "killed before the rename");
+    // Its log, which is in this log directory, says that it is dead.
+    let other = place.path("other");
+    make(&other, &[file("b", ""), dir("dir")]);
+    let pair = ha_testkit::command::unique_pair();
+    let run = |words: &[&str]| {
+        let run = place.binary().arg("--src").arg(&other).arg("--dest").arg(&place.destination);
+        run.args(["--pair", &pair, "--log-dir"]).arg(place.environment.log_dir()).args(words).run().assert_success();
+    };
+    run(&["--dry-run"]);
+    assert!(!Snapshot::of(&place.destination).temporary_files().is_empty(), "not by a dry run");
+    run(&[]);
+    // It could be the only old version, so it is kept.
+    let left = Snapshot::of(&place.destination).temporary_files();
+    assert!(left.iter().all(|path| path.starts_with(".ha-sync/trash/")), "{left:?}");
+    assert_eq!(std::fs::read_dir(place.destination.join("dir")).unwrap().count(), 1);
+    place.sync(&[]);
 }
 
 #[test]

@@ -109,6 +109,8 @@ fn run(job: &Job, number: u32, spool: &Path) -> Ran {
         while_syncing: &|| {},
         live: HashSet::new(),
         resolved: HashSet::new(),
+        dead: HashSet::new(),
+        own: Vec::new(),
     };
     let finished = ha_sync_engine::run(job, &environment).unwrap();
     let operations = log.operations.into_inner().unwrap();
