@@ -146,7 +146,9 @@ impl Database {
 
     pub(crate) async fn begin(&mut self, iteration: &Iteration) -> Result<(), StoreError> {
         let failed = failure("record the run", &self.path);
-        insert_iteration(&mut self.connection, iteration).await.map_err(failed)
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        iteration_id(&mut transaction, iteration).await.map_err(&failed)?;
+        transaction.commit().await.map_err(failed)
     }
 
     /// Stores what the log has so far; [`Self::flush`] goes on with what this returns.
@@ -188,8 +190,9 @@ impl Database {
         tally: &mut Tally,
     ) -> Result<(), StoreError> {
         let failed = failure("store operations", &self.path);
-        insert_iteration(&mut self.connection, iteration).await.map_err(&failed)?;
-        let id = iteration_id(&mut self.connection, iteration).await.map_err(&failed)?;
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let id = iteration_id(&mut transaction, iteration).await.map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)?;
         let mut words = Words::new();
         let mut read = || Batch::read(reader, &mut words, tally, id);
         let (mut batch, mut more) = read();
@@ -223,11 +226,11 @@ impl Database {
             .map_err(|error| failed(sqlx::Error::Encode(error.into())))?;
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         // other programs may have pruned the row since
-        insert_iteration(&mut transaction, iteration).await.map_err(&failed)?;
+        let id = iteration_id(&mut transaction, iteration).await.map_err(&failed)?;
         sqlx::query(
             "UPDATE sync_iterations SET ended_at = ?, status = ?, files_created = ?, files_updated = ?, \
              files_deleted = ?, files_skipped = ?, files_failed = ?, total_bytes_transferred = ?, error_message = ?, \
-             skip_reasons = ? WHERE run_id = ?",
+             skip_reasons = ? WHERE id = ?",
         )
         .bind(time::sql_text(ended_at))
         .bind(status.as_str())
@@ -239,7 +242,7 @@ impl Database {
         .bind(batch::column(counts.total_bytes_transferred))
         .bind(error_message)
         .bind(skip_reasons)
-        .bind(iteration.run_id.as_str())
+        .bind(id)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -400,11 +403,20 @@ async fn insert(connection: &mut SqliteConnection, batch: Batch, full: &Arc<str>
     Ok(())
 }
 
-async fn insert_iteration(connection: &mut SqliteConnection, iteration: &Iteration) -> Result<(), sqlx::Error> {
+/// Returns the row of a run, made when it is not there. To be called in a transaction that keeps other writers out. An
+/// INSERT that does nothing on a conflict would use up an id each time.
+async fn iteration_id(connection: &mut SqliteConnection, iteration: &Iteration) -> Result<i64, sqlx::Error> {
     let Iteration { run_id, sync_pair, direction, src, dest, started_at, dry_run } = iteration;
-    sqlx::query(
+    let found = sqlx::query_scalar("SELECT id FROM sync_iterations WHERE run_id = ?")
+        .bind(run_id.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(id) = found {
+        return Ok(id);
+    }
+    sqlx::query_scalar(
         "INSERT INTO sync_iterations (run_id, sync_pair, direction, src, dest, started_at, dry_run, status) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, 'running') ON CONFLICT (run_id) DO NOTHING",
+         VALUES (?, ?, ?, ?, ?, ?, ?, 'running') RETURNING id",
     )
     .bind(run_id.as_str())
     .bind(sync_pair.as_str())
@@ -413,16 +425,8 @@ async fn insert_iteration(connection: &mut SqliteConnection, iteration: &Iterati
     .bind(dest)
     .bind(time::sql_text(*started_at))
     .bind(*dry_run)
-    .execute(connection)
+    .fetch_one(connection)
     .await
-    .map(|_| ())
-}
-
-async fn iteration_id(connection: &mut SqliteConnection, iteration: &Iteration) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT id FROM sync_iterations WHERE run_id = ?")
-        .bind(iteration.run_id.as_str())
-        .fetch_one(connection)
-        .await
 }
 
 async fn pragma(connection: &mut SqliteConnection, pragma: &'static str) -> Result<SqliteQueryResult, sqlx::Error> {

@@ -89,6 +89,23 @@ fn every_field_of_an_operation_is_stored() {
 }
 
 #[test]
+fn the_ids_of_runs_have_no_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for run in 0..3 {
+        let iteration = iteration("media", run);
+        store.begin(&iteration).unwrap();
+        store.begin(&iteration).unwrap();
+        let log = finished_log(dir.path(), &iteration, 3);
+        store.begin_flush(&log).unwrap();
+        store.flush(&log).unwrap();
+        store.flush(&log).unwrap();
+    }
+    let ids: Vec<_> = store.iterations(None, 10).unwrap().iter().map(|row| row.id).collect();
+    assert_eq!(ids, [3, 2, 1]);
+}
+
+#[test]
 fn a_hundred_thousand_operations_are_flushed_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
