@@ -45,6 +45,7 @@ fn every_field_of_an_operation_is_stored() {
         filepath: "a\\\\b\\xff ü\n".to_owned(),
         size_before: Some(7),
         size_after: Some(u64::MAX),
+        bytes: u64::MAX,
         md5_before: Some("b".repeat(32)),
         md5_after: None,
         started_at: time("2026-04-13T15:23:58Z"),
