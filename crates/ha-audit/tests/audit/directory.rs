@@ -176,14 +176,18 @@ fn a_store_that_fails_leaves_the_logs() {
 }
 
 #[test]
-fn retention_removes_broken_logs_and_names_unflushed_ones() {
+fn retention_removes_broken_logs_and_names_those_that_wait() {
     let dir = tempfile::tempdir().unwrap();
     let log = finished_log(dir.path(), &iteration("media", 0), 1);
     let broken = dir.path().join("opslog-media-x.jsonl.broken");
     let recent = dir.path().join("opslog-media-y.jsonl.broken");
     fs::write(&broken, "").unwrap();
     fs::write(&recent, "").unwrap();
-    for old in [&log, &broken] {
+    let aside = dir.path().join("state/photos/interrupted-x.jsonl");
+    fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    fs::write(&aside, "").unwrap();
+    fs::write(aside.with_file_name("interrupted-y.jsonl"), "").unwrap();
+    for old in [&log, &broken, &aside] {
         File::options()
             .write(true)
             .open(old)
@@ -193,7 +197,8 @@ fn retention_removes_broken_logs_and_names_unflushed_ones() {
     }
     let retained = retain(dir.path(), Timestamp::now() - Duration::from_secs(10 * 86_400), false).unwrap();
     assert_eq!((retained.removed, retained.unflushed), (1, vec![log.clone()]));
-    assert!(log.exists() && recent.exists() && !broken.exists());
+    assert_eq!(retained.waiting, [aside.clone()]);
+    assert!(log.exists() && aside.exists() && recent.exists() && !broken.exists());
 }
 
 #[test]
