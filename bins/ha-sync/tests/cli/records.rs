@@ -280,7 +280,7 @@ fn assert_one_row_each(database: &Path, files: &[PathBuf]) {
 
 #[test]
 fn a_log_that_runs_full_loses_no_row() {
-    let items: Vec<_> = (0..3000).map(|number| file(&format!("dir-{}/file-{number}", number % 40), "x")).collect();
+    let items: Vec<_> = (0..3000).map(|number| file(format!("dir-{}/file-{number}", number % 40), "x")).collect();
     let place = Place::new(&items, &[]);
     let small = need!(tmpfs(300 << 10));
     let database = place.path("audit.db");
