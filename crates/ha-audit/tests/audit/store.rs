@@ -245,7 +245,7 @@ fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     sql(dir.path(), async |connection| {
-        sqlx::raw_sql("UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").execute(connection).await.unwrap();
+        sqlx::raw_sql("UPDATE ha_sync_schema SET version = 99 WHERE version = 2").execute(connection).await.unwrap();
     });
     let error = Store::open(&Dsn::Sqlite(dir.path().join("audit.db")), Duration::ZERO).unwrap_err();
     assert!(matches!(error, StoreError::Schema { found: 99, .. }) && !error.is_retryable());
