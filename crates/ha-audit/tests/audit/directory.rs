@@ -197,7 +197,7 @@ fn retention_removes_broken_logs_and_names_those_that_wait() {
     }
     let retained = retain(dir.path(), Timestamp::now() - Duration::from_secs(10 * 86_400), false).unwrap();
     assert_eq!((retained.removed, retained.unflushed), (1, vec![log.clone()]));
-    assert_eq!(retained.waiting, [aside.clone()]);
+    assert_eq!(retained.waiting, std::slice::from_ref(&aside));
     assert!(log.exists() && aside.exists() && recent.exists() && !broken.exists());
 }
 
