@@ -60,7 +60,7 @@ impl Batch {
                 match kind {
                     Kind::Operation => {
                         let operation: OperationLine<'_> = serde_json::from_slice(line)?;
-                        tally.add(&operation, dry_run);
+                        tally.add(&operation);
                         batch.push(&operation, words, iteration_id, dry_run).map_err(serde::ser::Error::custom)?;
                         batch.text_bytes += line.len();
                     }
@@ -99,6 +99,7 @@ impl Batch {
             filepath,
             size_before,
             size_after,
+            bytes: _,
             md5_before,
             md5_after,
             started_at,
@@ -187,7 +188,7 @@ impl Tally {
         self.operations
     }
 
-    pub(crate) fn add(&mut self, operation: &OperationLine<'_>, dry_run: bool) {
+    pub(crate) fn add(&mut self, operation: &OperationLine<'_>) {
         self.operations += 1;
         self.last_time.clear();
         self.last_time.push_str(operation.ended_at.as_ref().unwrap_or(&operation.started_at).as_str());
@@ -201,11 +202,8 @@ impl Tally {
             OperationKind::Update => counts.files_updated += 1,
             OperationKind::Delete => counts.files_deleted += 1,
         }
-        // equal sums tell an update that wrote no data
-        let same_content = operation.md5_before.is_some() && operation.md5_before == operation.md5_after;
-        if !dry_run && !same_content {
-            counts.total_bytes_transferred += operation.size_after.unwrap_or_default();
-        }
+        // a broken log may say anything
+        counts.total_bytes_transferred = counts.total_bytes_transferred.saturating_add(operation.bytes);
     }
 
     /// Returns how the run ended: as its trailer says, else counted from its operations.

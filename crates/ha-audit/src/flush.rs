@@ -210,9 +210,13 @@ pub struct Retained {
     pub removed: u64,
     /// Logs that are older and still not in the store; they are never removed by age.
     pub unflushed: Vec<PathBuf>,
+    /// Logs of dead runs that are older, are in the store, and still wait for a run of their pair: only that can find
+    /// out how their last operations ended. They are never removed by age.
+    pub waiting: Vec<PathBuf>,
 }
 
-/// Removes the broken logs that were last written before `older_than`, and names the unflushed ones that were.
+/// Removes the broken logs that were last written before `older_than`, and names the unflushed ones and those that wait
+/// for their pair that were.
 pub fn retain(dir: &Path, older_than: Timestamp, dry_run: bool) -> Result<Retained, FileError> {
     let mut retained = Retained::default();
     let mut dirs = vec![dir.to_owned()];
@@ -225,10 +229,10 @@ pub fn retain(dir: &Path, older_than: Timestamp, dry_run: bool) -> Result<Retain
         for entry in files::list(&dir)? {
             let Some(name) = entry.name.to_str().filter(|_| entry.kind.is_file()) else { continue };
             let path = dir.join(name);
-            let broken =
-                name.ends_with(".jsonl.broken") && (name.starts_with("opslog-") || name.starts_with("interrupted-"));
-            let unflushed = name.starts_with("opslog-") && name.ends_with(".jsonl");
-            if !(broken || unflushed) || files::modified(&path)? >= older_than {
+            let (unflushed, waiting) = (name.starts_with("opslog-"), name.starts_with("interrupted-"));
+            let broken = name.ends_with(".jsonl.broken");
+            let ours = (unflushed || waiting) && (broken || name.ends_with(".jsonl"));
+            if !ours || files::modified(&path)? >= older_than {
                 continue;
             }
             if broken {
@@ -236,11 +240,14 @@ pub fn retain(dir: &Path, older_than: Timestamp, dry_run: bool) -> Result<Retain
                     files::remove(&path)?;
                 }
                 retained.removed += 1;
+            } else if waiting {
+                retained.waiting.push(path);
             } else {
                 retained.unflushed.push(path);
             }
         }
     }
     retained.unflushed.sort();
+    retained.waiting.sort();
     Ok(retained)
 }

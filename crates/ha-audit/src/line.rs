@@ -59,6 +59,7 @@ pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation) {
         filepath,
         size_before,
         size_after,
+        bytes,
         md5_before,
         md5_after,
         started_at,
@@ -78,6 +79,10 @@ pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation) {
             lines.extend_from_slice(name);
             write_number(lines, i128::from(*size));
         }
+    }
+    if *bytes != 0 {
+        lines.extend_from_slice(br#","bytes":"#);
+        write_number(lines, i128::from(*bytes));
     }
     for (name, md5) in [(&br#","md5_before":"#[..], md5_before), (br#","md5_after":"#, md5_after)] {
         if let Some(md5) = md5 {
@@ -204,6 +209,8 @@ pub(crate) struct OperationLine<'a> {
     pub(crate) size_before: Option<u64>,
     #[serde(default)]
     pub(crate) size_after: Option<u64>,
+    #[serde(default)]
+    pub(crate) bytes: u64,
     #[serde(default, borrow)]
     pub(crate) md5_before: Option<Text<'a>>,
     #[serde(default, borrow)]
@@ -271,13 +278,14 @@ mod tests {
         fn operations()(
             (seq, operation, filepath) in (any::<u64>(), kinds(), any::<String>()),
             sizes in any::<(Option<u64>, Option<u64>)>(),
+            bytes in prop_oneof![Just(0), any::<u64>()],
             texts in any::<[Option<String>; 4]>(),
             (started, ended) in (0..253_402_300_799_999_i64, proptest::option::of(0..253_402_300_799_999_i64)),
             success in any::<bool>(),
         ) -> Operation {
             let [md5_before, md5_after, error_message, reason] = texts;
             Operation {
-                seq, operation, filepath, size_before: sizes.0, size_after: sizes.1, md5_before, md5_after,
+                seq, operation, filepath, size_before: sizes.0, size_after: sizes.1, bytes, md5_before, md5_after,
                 started_at: Timestamp::from_millisecond(started).unwrap(),
                 ended_at: ended.map(|ended| Timestamp::from_millisecond(ended).unwrap()),
                 status: if success { OperationStatus::Success } else { OperationStatus::Fail },
@@ -295,8 +303,10 @@ mod tests {
             prop_assert_eq!(kind(&line), Some(Kind::Operation));
             let read: Operation = serde_json::from_slice(&line).unwrap();
             prop_assert_eq!(&read, &operation);
+            let encoded = serde_json::to_value(&operation).unwrap();
+            prop_assert_eq!(encoded.get("bytes").is_some(), operation.bytes > 0);
             let read: OperationLine<'_> = serde_json::from_slice(&line).unwrap();
-            prop_assert_eq!(&*read.filepath, &operation.filepath);
+            prop_assert_eq!((&*read.filepath, read.bytes), (&*operation.filepath, operation.bytes));
             prop_assert_eq!(time::from_sql(read.started_at.as_str()), Some(operation.started_at));
         }
 

@@ -32,6 +32,16 @@ pub enum OpLogError {
         /// The log.
         path: PathBuf,
     },
+    /// A line could not be written, so the log has no trailer either: it is that of an interrupted run, and the next run
+    /// of the pair finds out what was done and concludes it.
+    #[error("the operation log lacks lines, the next run of the pair completes it: {}", path.display())]
+    Incomplete {
+        /// The log.
+        path: PathBuf,
+        /// Why the first of them could not be written.
+        #[source]
+        source: FileError,
+    },
     /// The header or the trailer could not be written as JSON.
     #[error("failed to encode a line of the operation log: {}", path.display())]
     Encode {
@@ -66,7 +76,8 @@ struct Shared {
 struct Tail {
     /// Bytes of whole lines.
     length: u64,
-    /// The step and errno after which nothing can be relied on: no line is taken any more.
+    /// The first step that failed, and its errno. No line is taken after it, not even a trailer: that would say that
+    /// every operation has its line.
     failure: Option<(&'static str, i32)>,
 }
 
@@ -114,14 +125,15 @@ impl OpLog {
         self.write_lines(|lines| operations.iter().for_each(|operation| line::write_operation(lines, operation)))
     }
 
-    /// Writes the trailer, makes the log durable and frees its lock; returns its path.
+    /// Writes the trailer, makes the log durable and frees its lock; returns its path. A log that lacks lines gets no
+    /// trailer: [`OpLogError::Incomplete`].
     pub fn finish(self, outcome: &Outcome) -> Result<PathBuf, OpLogError> {
         let Self { path, shared, syncer } = self;
         drop(syncer);
         let mut trailer = Vec::new();
         line::write_tagged(&mut trailer, "end", outcome)
             .map_err(|source| OpLogError::Encode { path: path.clone(), source })?;
-        shared.write(&trailer)?;
+        shared.write(&trailer).map_err(|source| OpLogError::Incomplete { path: path.clone(), source })?;
         shared.sync_all()?;
         Ok(path)
     }
@@ -176,10 +188,11 @@ impl Shared {
         // one write(2) in all but the rarest cases: a short one (disk full) is finished or taken back under the lock,
         // so that no other line ends up in the middle of this one
         if let Err(error) = (&self.file).write_all(lines) {
-            if let Err(truncate) = self.file.set_len(tail.length) {
-                tail.failure = Some(("truncate operation log", truncate.raw_os_error().unwrap_or_default()));
-            }
-            return Err(FileError::new("write operation log", &self.path, error));
+            let step = "write operation log";
+            tail.failure = Some((step, error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error())));
+            // failing this too, the line is a torn last one, which readers pass over
+            let _ = self.file.set_len(tail.length);
+            return Err(FileError::new(step, &self.path, error));
         }
         tail.length += lines.len() as u64;
         drop(tail);

@@ -81,14 +81,13 @@ impl InterruptedLog {
     }
 
     /// Returns how the run ended: failed, interrupted, with the counts of its log and of the operations that were
-    /// found done.
+    /// found done. How many bytes those wrote is not known any more and counts as 0.
     pub fn outcome(&self, found_done: &[Operation]) -> Result<Outcome, LogError> {
         let mut tally = Tally::default();
         let mut reader = LogReader::open(&self.path)?;
-        let dry_run = reader.header().dry_run;
         while reader.next_with(|kind, line| {
             if kind == Kind::Operation {
-                tally.add(&serde_json::from_slice(line)?, dry_run);
+                tally.add(&serde_json::from_slice(line)?);
             }
             Ok(())
         })? {}
@@ -100,7 +99,6 @@ impl InterruptedLog {
                 OperationKind::Update => counts.files_updated += 1,
                 OperationKind::Delete => counts.files_deleted += 1,
             }
-            counts.total_bytes_transferred += operation.size_after.unwrap_or_default();
         }
         Ok(outcome)
     }

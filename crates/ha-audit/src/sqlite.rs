@@ -1,6 +1,5 @@
 //! The store in a SQLite file.
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -11,11 +10,10 @@ use std::time::{Duration, Instant};
 use ha_sync_core::name::{Direction, PairName};
 use ha_sync_core::record::{Counts, Fingerprint, Iteration, OperationKind, Outcome, Status};
 use jiff::Timestamp;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteQueryResult, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqlSafeStr};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 use crate::batch::{self, Batch, Tally, Words};
 use crate::reader::{LogError, LogReader};
@@ -29,17 +27,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_PAGES: &str = "10000";
 /// What of the WAL stays on disk when nothing is in it.
 const WAL_KEPT_BYTES: &str = "4194304";
-const NEWEST: i64 = 2;
-
-fn migrator() -> Migrator {
-    let migration = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![
-        migration(1, "plan", include_str!("../migrations/sqlite/0001_plan.sql")),
-        migration(NEWEST, "runs", include_str!("../migrations/sqlite/0002_runs.sql")),
-    ])
-}
+/// What brings the schema from one version to the next.
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/sqlite/0001_plan.sql"), include_str!("../migrations/sqlite/0002_runs.sql")];
+const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// Is what a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,11 +93,12 @@ impl Database {
         let connection = options.connect().await.map_err(unreachable)?;
         let mut database =
             Self { connection, path: path.to_owned(), insert_full: batch::insert_statement(batch::ROWS).into() };
-        let found = database.schema_version().await.map_err(unreachable)?;
-        match access {
-            _ if found == NEWEST => {}
-            Access::Write if found < NEWEST => database.migrate().await?,
-            _ => return Err(StoreError::Schema { path: path.to_owned(), found, needed: NEWEST }),
+        let mut found = schema_version(&mut database.connection).await.map_err(unreachable)?;
+        if access == Access::Write && found < NEWEST {
+            found = database.migrate().await?;
+        }
+        if found != NEWEST {
+            return Err(StoreError::Schema { path: path.to_owned(), found, needed: NEWEST });
         }
         Ok(database)
     }
@@ -117,36 +109,37 @@ impl Database {
         self.connection.close().await.map_err(failed)
     }
 
-    async fn schema_version(&mut self) -> Result<i64, sqlx::Error> {
-        let table = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'";
-        let tables: i64 = sqlx::query_scalar(table).fetch_one(&mut self.connection).await?;
-        if tables == 0 {
-            return Ok(0);
-        }
-        sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations")
-            .fetch_one(&mut self.connection)
-            .await
-    }
-
     /// Migrates in one transaction that keeps others out from its start: of two programs that find an old schema, the
-    /// second waits and then finds nothing to do. (The migrator itself has no lock for SQLite.)
-    async fn migrate(&mut self) -> Result<(), StoreError> {
+    /// second waits and then finds nothing to do. Returns the version that the schema has then.
+    ///
+    /// The table has a row for each version, written after its statements: so it also tells how far a database came
+    /// that commits after each statement of a schema (MySQL).
+    async fn migrate(&mut self) -> Result<i64, StoreError> {
         let path = self.path.clone();
         let failed = |error: sqlx::Error| {
             let retryable = is_retryable(&error);
             StoreError::Migrate { path: path.clone(), retryable, source: cause(error) }
         };
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        migrator().run(&mut *transaction).await.map_err(|error| match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => failed(error),
-            other => StoreError::Migrate { path: path.clone(), retryable: false, source: other.into() },
-        })?;
-        transaction.commit().await.map_err(failed)
+        let table = "CREATE TABLE IF NOT EXISTS ha_sync_schema (version BIGINT NOT NULL PRIMARY KEY)";
+        sqlx::raw_sql(table).execute(&mut *transaction).await.map_err(failed)?;
+        let mut version = schema_version(&mut transaction).await.map_err(failed)?;
+        let known = usize::try_from(version).unwrap_or_default().min(MIGRATIONS.len());
+        for statements in &MIGRATIONS[known..] {
+            version += 1;
+            sqlx::raw_sql(*statements).execute(&mut *transaction).await.map_err(failed)?;
+            let row = sqlx::query("INSERT INTO ha_sync_schema (version) VALUES (?)").bind(version);
+            row.execute(&mut *transaction).await.map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(version)
     }
 
     pub(crate) async fn begin(&mut self, iteration: &Iteration) -> Result<(), StoreError> {
         let failed = failure("record the run", &self.path);
-        insert_iteration(&mut self.connection, iteration).await.map_err(failed)
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        iteration_id(&mut transaction, iteration).await.map_err(&failed)?;
+        transaction.commit().await.map_err(failed)
     }
 
     /// Stores what the log has so far; [`Self::flush`] goes on with what this returns.
@@ -188,8 +181,9 @@ impl Database {
         tally: &mut Tally,
     ) -> Result<(), StoreError> {
         let failed = failure("store operations", &self.path);
-        insert_iteration(&mut self.connection, iteration).await.map_err(&failed)?;
-        let id = iteration_id(&mut self.connection, iteration).await.map_err(&failed)?;
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let id = iteration_id(&mut transaction, iteration).await.map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)?;
         let mut words = Words::new();
         let mut read = || Batch::read(reader, &mut words, tally, id);
         let (mut batch, mut more) = read();
@@ -223,11 +217,11 @@ impl Database {
             .map_err(|error| failed(sqlx::Error::Encode(error.into())))?;
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         // other programs may have pruned the row since
-        insert_iteration(&mut transaction, iteration).await.map_err(&failed)?;
+        let id = iteration_id(&mut transaction, iteration).await.map_err(&failed)?;
         sqlx::query(
             "UPDATE sync_iterations SET ended_at = ?, status = ?, files_created = ?, files_updated = ?, \
              files_deleted = ?, files_skipped = ?, files_failed = ?, total_bytes_transferred = ?, error_message = ?, \
-             skip_reasons = ? WHERE run_id = ?",
+             skip_reasons = ? WHERE id = ?",
         )
         .bind(time::sql_text(ended_at))
         .bind(status.as_str())
@@ -239,7 +233,7 @@ impl Database {
         .bind(batch::column(counts.total_bytes_transferred))
         .bind(error_message)
         .bind(skip_reasons)
-        .bind(iteration.run_id.as_str())
+        .bind(id)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -388,6 +382,16 @@ async fn overlap<F: Future, T>(future: F, work: impl FnOnce() -> T) -> (F::Outpu
     }
 }
 
+/// Returns the version of the schema; 0 of a database that is new, or was made from the plan.
+async fn schema_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    let table = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'ha_sync_schema'";
+    let tables: i64 = sqlx::query_scalar(table).fetch_one(&mut *connection).await?;
+    if tables == 0 {
+        return Ok(0);
+    }
+    sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM ha_sync_schema").fetch_one(connection).await
+}
+
 async fn insert(connection: &mut SqliteConnection, batch: Batch, full: &Arc<str>) -> Result<(), sqlx::Error> {
     let rows = batch.rows();
     let arguments = batch.into_arguments();
@@ -400,11 +404,20 @@ async fn insert(connection: &mut SqliteConnection, batch: Batch, full: &Arc<str>
     Ok(())
 }
 
-async fn insert_iteration(connection: &mut SqliteConnection, iteration: &Iteration) -> Result<(), sqlx::Error> {
+/// Returns the row of a run, made when it is not there. To be called in a transaction that keeps other writers out. An
+/// INSERT that does nothing on a conflict would use up an id each time.
+async fn iteration_id(connection: &mut SqliteConnection, iteration: &Iteration) -> Result<i64, sqlx::Error> {
     let Iteration { run_id, sync_pair, direction, src, dest, started_at, dry_run } = iteration;
-    sqlx::query(
+    let found = sqlx::query_scalar("SELECT id FROM sync_iterations WHERE run_id = ?")
+        .bind(run_id.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(id) = found {
+        return Ok(id);
+    }
+    sqlx::query_scalar(
         "INSERT INTO sync_iterations (run_id, sync_pair, direction, src, dest, started_at, dry_run, status) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, 'running') ON CONFLICT (run_id) DO NOTHING",
+         VALUES (?, ?, ?, ?, ?, ?, ?, 'running') RETURNING id",
     )
     .bind(run_id.as_str())
     .bind(sync_pair.as_str())
@@ -413,16 +426,8 @@ async fn insert_iteration(connection: &mut SqliteConnection, iteration: &Iterati
     .bind(dest)
     .bind(time::sql_text(*started_at))
     .bind(*dry_run)
-    .execute(connection)
+    .fetch_one(connection)
     .await
-    .map(|_| ())
-}
-
-async fn iteration_id(connection: &mut SqliteConnection, iteration: &Iteration) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT id FROM sync_iterations WHERE run_id = ?")
-        .bind(iteration.run_id.as_str())
-        .fetch_one(connection)
-        .await
 }
 
 async fn pragma(connection: &mut SqliteConnection, pragma: &'static str) -> Result<SqliteQueryResult, sqlx::Error> {

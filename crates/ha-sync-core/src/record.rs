@@ -101,6 +101,10 @@ pub struct Operation {
     /// Bytes at the destination after; absent for deletes and directories.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_after: Option<u64>,
+    /// Data bytes that it wrote: none for a link, another name of a file, or metadata. No column of the database; an
+    /// interrupted run's bytes are added up from these.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes: u64,
     /// 32 hex digits, when it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5_before: Option<String>,
@@ -120,6 +124,11 @@ pub struct Operation {
     /// Why it was decided, when that is not plain from the operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Counts the operations and skips of a run. `files_*` equal the rows of the run by operation and status;

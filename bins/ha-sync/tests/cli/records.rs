@@ -1,15 +1,15 @@
 //! Logs and rows.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ha_testkit::command::{Inject, Outcome, unique_pair};
-use ha_testkit::loopmount::need_tool;
+use ha_testkit::loopmount::{need_tool, tmpfs};
 use ha_testkit::need;
 use ha_testkit::tree::{dir, fifo, file, link, make};
 
-use crate::place::{Place, assert_says, files_below, query, trash_runs};
+use crate::place::{Place, assert_says, files_below, query, sh, trash_runs};
 
 const NEWER: i64 = 1_750_000_000;
 const MD5_OF_HELLO: &str = "5d41402abc4b2a76b9719d911017c592";
@@ -263,6 +263,51 @@ fn a_broken_log_is_set_aside_and_the_run_goes_on() {
     age(&broken, 11);
     another_pair(&place);
     assert!(!broken.exists());
+}
+
+/// Tells what is missing or stored twice: each file has one row of success, whichever run it was that copied it.
+#[track_caller]
+fn assert_one_row_each(database: &Path, files: &[PathBuf]) {
+    let rows = query(database, "SELECT filepath FROM sync_operations WHERE status = 'success' ORDER BY filepath");
+    let rows: Vec<_> = rows.iter().map(|row| PathBuf::from(row.text("filepath"))).collect();
+    let wrong: Vec<_> = files
+        .iter()
+        .map(|file| (file, rows.iter().filter(|row| *row == file).count()))
+        .filter(|(_, count)| *count != 1)
+        .collect();
+    assert!(wrong.is_empty(), "{} of {} files have not one row: {:?}", wrong.len(), files.len(), wrong.first());
+}
+
+#[test]
+fn a_log_that_runs_full_loses_no_row() {
+    let items: Vec<_> = (0..3000).map(|number| file(format!("dir-{}/file-{number}", number % 40), "x")).collect();
+    let place = Place::new(&items, &[]);
+    let small = need!(tmpfs(300 << 10));
+    let database = place.path("audit.db");
+    let dsn = format!("sqlite:{}", database.display());
+    let run = |logs: &Path| {
+        let run = place.binary().arg("--src").arg(&place.source).arg("--dest").arg(&place.destination);
+        run.args(["--pair", &place.environment.pair(), "--db-dsn", &dsn, "--log-dir"]).arg(logs).run()
+    };
+    let outcome = run(small.path());
+    outcome.assert_code(1);
+    assert_says(&outcome, "the next run of the pair completes it");
+    assert_says(&outcome, "no space left on device");
+    let copied = files_below(&place.destination);
+    assert!(copied.len() > 100 && copied.len() < 3000, "{} files were copied", copied.len());
+
+    // the log stays full: no run does anything that it could not record
+    run(small.path()).assert_code(1);
+    let larger = place.path("larger");
+    sh(&format!("cp -a {} {}", small.path().display(), larger.display()), &place.source);
+    run(&larger).assert_success();
+    place.assert_sides_equal();
+    let mut files = files_below(&place.source);
+    files.iter_mut().for_each(|path| *path = path.strip_prefix(&place.source).unwrap().to_owned());
+    assert_one_row_each(&database, &files);
+    let interrupted = query(&database, "SELECT * FROM sync_iterations WHERE status = 'failed'");
+    assert!(interrupted.iter().all(|row| row.text("error_message") == "interrupted"));
+    assert!(files_below(&larger).iter().all(|path| !path.to_string_lossy().ends_with(".jsonl")), "no log is left");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use ha_audit::flush::retain;
 use ha_audit::oplog::OpLog;
 use ha_audit::reader;
 use ha_audit::recovery;
-use ha_sync_core::record::Status;
+use ha_sync_core::record::{Operation, OperationKind, OperationStatus, Status};
 use jiff::Timestamp;
 
 use crate::{dead_log, finished_log, flush, intent, interrupted, iteration, logs, number, open, operation, operations};
@@ -83,7 +83,7 @@ fn a_dead_run_waits_for_the_next_run_of_its_pair() {
     assert!(aside.exists());
     let row = &store.iterations(None, 10).unwrap()[1];
     assert_eq!((row.status, row.error_message.as_deref()), (Status::Failed, Some("interrupted")));
-    assert_eq!((row.counts.files_created, row.counts.total_bytes_transferred), (1, 10));
+    assert_eq!((row.counts.files_created, row.counts.total_bytes_transferred), (1, 9));
     assert_eq!(row.ended_at, operation(1).ended_at);
 
     // it is not flushed again and again, and claimed by its own pair
@@ -99,12 +99,39 @@ fn a_dead_run_waits_for_the_next_run_of_its_pair() {
 }
 
 #[test]
+fn an_interrupted_run_counts_the_data_bytes_that_it_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = OpLog::create(dir.path(), &iteration("photos", 0)).unwrap();
+    // a link or metadata: a size, but no data
+    let metadata = Operation { operation: OperationKind::Update, bytes: 0, md5_after: None, ..operation(2) };
+    let failed = Operation { status: OperationStatus::Fail, ..operation(3) };
+    log.intend(&[intent(4)]).unwrap();
+    log.append(&[operation(1), metadata, failed]).unwrap();
+    drop(log);
+    let counts = |store: &ha_audit::store::Store| {
+        let counts = store.iterations(None, 1).unwrap().remove(0).counts;
+        (counts.files_created, counts.files_updated, counts.files_failed, counts.total_bytes_transferred)
+    };
+    flush(dir.path(), &store);
+    assert_eq!(counts(&store), (1, 1, 1, 9));
+    let log = recovery::interrupted(dir.path(), &"photos".parse().unwrap()).unwrap().remove(0);
+    let outcome = log.outcome(&operations(4..=4)).unwrap();
+    log.conclude(&operations(4..=4), &outcome).unwrap();
+    flush(dir.path(), &store);
+    assert_eq!(counts(&store), (2, 1, 1, 9));
+}
+
+#[test]
 fn a_dead_dry_run_leaves_nothing_to_wait_for() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let mut dry = iteration("photos", 0);
     dry.dry_run = true;
-    dead_log(dir.path(), &dry, 4);
+    let log = OpLog::create(dir.path(), &dry).unwrap();
+    let planned = operations(1..=4).into_iter().map(|operation| Operation { bytes: 0, ..operation });
+    log.append(&planned.collect::<Vec<_>>()).unwrap();
+    drop(log);
     let (summary, _) = flush(dir.path(), &store);
     assert_eq!((summary.flushed, summary.set_aside), (1, 0));
     assert!(logs(dir.path()).is_empty());
@@ -149,14 +176,18 @@ fn a_store_that_fails_leaves_the_logs() {
 }
 
 #[test]
-fn retention_removes_broken_logs_and_names_unflushed_ones() {
+fn retention_removes_broken_logs_and_names_those_that_wait() {
     let dir = tempfile::tempdir().unwrap();
     let log = finished_log(dir.path(), &iteration("media", 0), 1);
     let broken = dir.path().join("opslog-media-x.jsonl.broken");
     let recent = dir.path().join("opslog-media-y.jsonl.broken");
     fs::write(&broken, "").unwrap();
     fs::write(&recent, "").unwrap();
-    for old in [&log, &broken] {
+    let aside = dir.path().join("state/photos/interrupted-x.jsonl");
+    fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    fs::write(&aside, "").unwrap();
+    fs::write(aside.with_file_name("interrupted-y.jsonl"), "").unwrap();
+    for old in [&log, &broken, &aside] {
         File::options()
             .write(true)
             .open(old)
@@ -166,7 +197,8 @@ fn retention_removes_broken_logs_and_names_unflushed_ones() {
     }
     let retained = retain(dir.path(), Timestamp::now() - Duration::from_secs(10 * 86_400), false).unwrap();
     assert_eq!((retained.removed, retained.unflushed), (1, vec![log.clone()]));
-    assert!(log.exists() && recent.exists() && !broken.exists());
+    assert_eq!(retained.waiting, std::slice::from_ref(&aside));
+    assert!(log.exists() && aside.exists() && recent.exists() && !broken.exists());
 }
 
 #[test]

@@ -8,7 +8,10 @@ use ha_audit::reader::{self, Line, LogError, LogReader};
 use ha_audit::recovery::{self, InterruptedLog};
 use ha_sync_core::record::{Identity, OperationKind};
 
-use crate::{dead_log, finished_log, intent, interrupted, iteration, operation, operations, success};
+use crate::{
+    dead_log, finished_log, flush, intent, interrupted, iteration, number, open as open_store, operation, operations,
+    success,
+};
 
 fn append(path: &Path, bytes: &[u8]) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
@@ -212,7 +215,7 @@ fn a_pair_claims_its_own_dead_logs_only() {
 }
 
 #[test]
-fn a_full_disk_leaves_whole_lines_only() {
+fn a_full_disk_leaves_whole_lines_and_no_trailer() {
     // RLIMIT_FSIZE stands for the full disk: a write that crosses it is short, the next one fails
     let dir = tempfile::tempdir().unwrap();
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact log::writes_until_it_fails --ignored --nocapture";
@@ -226,14 +229,35 @@ fn a_full_disk_leaves_whole_lines_only() {
     assert!(output.status.success(), "{output:?}");
     let [log] = &reader::list(dir.path()).unwrap()[..] else { panic!() };
     assert!(fs::read(&log.path).unwrap().ends_with(b"}\n"));
-    assert!(lines(&log.path).unwrap().len() > 100);
+    let written = lines(&log.path).unwrap();
+    assert!(written.len() > 100 && !written.iter().any(|line| matches!(line, Line::End(_))));
+
+    // the next run of the pair finds it, and then every operation has its row
+    let mut logs = recovery::interrupted(dir.path(), &"media".parse().unwrap()).unwrap();
+    let (log, more) = (logs.remove(0), logs.len());
+    let (open, last) = (log.unresolved().intents.len(), log.unresolved().last_seq);
+    assert!(open > 0 && more == 0);
+    let found: Vec<_> = log.unresolved().intents.iter().map(|intent| operation(intent.seq)).collect();
+    let outcome = log.outcome(&found).unwrap();
+    assert_eq!(outcome.counts.files_created, last);
+    log.conclude(&found, &outcome).unwrap();
+    let store = open_store(dir.path());
+    assert_eq!(flush(dir.path(), &store).0.operations, last);
+    assert_eq!(number(dir.path(), "SELECT COUNT(DISTINCT seq) FROM sync_operations"), last as i64);
 }
 
 #[test]
-#[ignore = "is the child of a_full_disk_leaves_whole_lines_only"]
+#[ignore = "is the child of a_full_disk_leaves_whole_lines_and_no_trailer"]
 fn writes_until_it_fails() {
     let Some(dir) = std::env::var_os("HA_AUDIT_TEST_DIR") else { return };
     let log = OpLog::create(Path::new(&dir), &iteration("media", 0)).unwrap();
-    let error = (1..100_000).find_map(|seq| log.append(&[operation(seq)]).err()).unwrap();
+    log.intend(&(1..=200).map(intent).collect::<Vec<_>>()).unwrap();
+    let error = (0..20).find_map(|batch| log.append(&operations(batch * 10 + 1..=batch * 10 + 10)).err());
+    let error = error.unwrap();
     assert!(error.to_string().starts_with("failed to write operation log: "), "{error}");
+    // shorter lines would fit, and would say that nothing is missing
+    log.append(&[operation(1)]).unwrap_err();
+    log.intend(&[intent(1)]).unwrap_err();
+    let error = log.finish(&success(1)).unwrap_err();
+    assert!(matches!(error, OpLogError::Incomplete { .. }), "{error}");
 }

@@ -48,6 +48,7 @@ fn operation(seq: u64) -> Operation {
         filepath: format!("dir-{}/file \"{seq}\"\n", seq % 7),
         size_before: None,
         size_after: Some(10),
+        bytes: 9,
         md5_before: None,
         md5_after: Some("0123456789abcdef0123456789abcdef".to_owned()),
         started_at: time(START),

@@ -45,6 +45,7 @@ fn every_field_of_an_operation_is_stored() {
         filepath: "a\\\\b\\xff ü\n".to_owned(),
         size_before: Some(7),
         size_after: Some(u64::MAX),
+        bytes: u64::MAX,
         md5_before: Some("b".repeat(32)),
         md5_after: None,
         started_at: time("2026-04-13T15:23:58Z"),
@@ -86,6 +87,23 @@ fn every_field_of_an_operation_is_stored() {
     assert_eq!(row.run_id.as_deref(), Some(run.run_id.as_str()));
     assert_eq!((row.started_at, row.ended_at), (run.started_at, Some(success(1).ended_at)));
     assert_eq!((&row.counts, row.status, row.lease_transitions), (&success(1).counts, Status::Success, None));
+}
+
+#[test]
+fn the_ids_of_runs_have_no_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for run in 0..3 {
+        let iteration = iteration("media", run);
+        store.begin(&iteration).unwrap();
+        store.begin(&iteration).unwrap();
+        let log = finished_log(dir.path(), &iteration, 3);
+        store.begin_flush(&log).unwrap();
+        store.flush(&log).unwrap();
+        store.flush(&log).unwrap();
+    }
+    let ids: Vec<_> = store.iterations(None, 10).unwrap().iter().map(|row| row.id).collect();
+    assert_eq!(ids, [3, 2, 1]);
 }
 
 #[test]
@@ -227,7 +245,7 @@ fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     sql(dir.path(), async |connection| {
-        sqlx::raw_sql("UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").execute(connection).await.unwrap();
+        sqlx::raw_sql("UPDATE ha_sync_schema SET version = 99 WHERE version = 2").execute(connection).await.unwrap();
     });
     let error = Store::open(&Dsn::Sqlite(dir.path().join("audit.db")), Duration::ZERO).unwrap_err();
     assert!(matches!(error, StoreError::Schema { found: 99, .. }) && !error.is_retryable());

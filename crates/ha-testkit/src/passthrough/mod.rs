@@ -29,6 +29,9 @@
 //! ```
 
 mod control;
+mod convert;
+mod nodes;
+mod requests;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +45,8 @@ pub use control::{Action, Control, Fault, Hook, Operation, Rule, Switches};
 pub use rustix::io::Errno;
 
 use crate::loopmount::Skipped;
+
+type Answer<T> = Result<T, Errno>;
 
 /// How a passthrough is mounted.
 #[derive(Debug, Clone)]
