@@ -103,6 +103,7 @@ impl From<CommitError> for OperationError {
 struct Done {
     size_after: Option<u64>,
     md5_after: Option<[u8; 16]>,
+    bytes: u64,
 }
 
 /// Is the open directories of a batch.
@@ -370,6 +371,7 @@ impl<'a> Executor<'a> {
             Ok(done) => {
                 operation.ended_at = Some(now);
                 operation.size_after = done.size_after;
+                operation.bytes = done.bytes;
                 operation.md5_after = done.md5_after.or(planned.source_md5).as_ref().map(hex);
             }
             Err(OperationError::Stopped) => return false,
@@ -423,7 +425,7 @@ impl<'a> Executor<'a> {
                 let temporary = self.temporary(planned);
                 directory.hard_link(leader, &place.destination, &temporary)?;
                 self.commit(place, planned, &temporary)?;
-                Ok(Done { size_after: source.recorded_size(), md5_after: None })
+                Ok(Done { size_after: source.recorded_size(), ..Done::default() })
             }
             (Action::Delete, _, Some(seen)) => {
                 self.open_trash(place)?;
@@ -533,7 +535,7 @@ impl<'a> Executor<'a> {
             let copied = self.stage(place, &planned.name, source, now, &destination, copier)?;
             commit::create_from_unnamed(&place.destination, &destination, &planned.name)?;
             self.tally.wrote(copied.bytes);
-            return Ok(Done { size_after: Some(now.size), md5_after: copied.md5 });
+            return Ok(Done { size_after: Some(now.size), md5_after: copied.md5, bytes: copied.bytes });
         }
         let temporary = self.temporary(planned);
         let destination = place.destination.create_file(&temporary)?;
@@ -549,7 +551,7 @@ impl<'a> Executor<'a> {
         drop(destination);
         self.commit(place, planned, &temporary)?;
         self.tally.wrote(copied.bytes);
-        Ok(Done { size_after: Some(now.size), md5_after: copied.md5 })
+        Ok(Done { size_after: Some(now.size), md5_after: copied.md5, bytes: copied.bytes })
     }
 
     /// Copies content and metadata into the temporary file. A source that changes meanwhile is copied once more.
@@ -691,7 +693,7 @@ impl<'a> Executor<'a> {
             return Err(error.into());
         }
         self.commit(place, planned, &temporary)?;
-        Ok(Done { size_after: Some(target.len() as u64), md5_after: None })
+        Ok(Done { size_after: Some(target.len() as u64), ..Done::default() })
     }
 
     fn dress_link(&self, directory: &Dir, name: &[u8], wanted: &Entry) -> Result<(), FsError> {
@@ -779,7 +781,7 @@ impl<'a> Executor<'a> {
         if !unchanged(from.find(name)?, source) || !(ours(&found) || unchanged(found, seen)) {
             return Err(OperationError::Changed);
         }
-        let done = Done { size_after: source.recorded_size(), md5_after: None };
+        let done = Done { size_after: source.recorded_size(), ..Done::default() };
         if source.kind == Kind::Link {
             self.dress_link(to, name, source)?;
             return Ok(done);

@@ -51,6 +51,7 @@ pub fn resolve(
                 size_after: size(intent.after.as_ref()),
                 md5_before: None,
                 md5_after: None,
+                bytes: 0,
                 started_at: now,
                 ended_at: Some(now),
                 status: OperationStatus::Success,

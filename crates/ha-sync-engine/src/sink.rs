@@ -33,6 +33,7 @@ pub(crate) fn record(directory: &RelPath, planned: &Planned, now: Timestamp) -> 
         size_after: None,
         md5_before: planned.destination_md5.as_ref().map(hex),
         md5_after: None,
+        bytes: 0,
         started_at: now,
         ended_at: None,
         status: OperationStatus::Success,
