@@ -88,6 +88,7 @@ fn operation(kind: OperationKind, path: &str) -> Operation {
         filepath: path.to_owned(),
         size_before: (kind != OperationKind::Create).then_some(12),
         size_after: (kind != OperationKind::Delete).then_some(34),
+        bytes: 0,
         md5_before: None,
         md5_after: None,
         started_at: "2026-04-13T15:23:58Z".parse().unwrap(),
