@@ -361,7 +361,7 @@ fn a_failed_step_leaves_every_version() {
 #[test]
 fn a_root_in_use_is_left_alone() {
     let (place, _, _) = mixed();
-    let held = std::fs::File::open(place.destination.join(".ha-sync")).unwrap();
+    let held = std::fs::File::open(&place.destination).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockShared).unwrap();
     let before = Snapshot::of(&place.destination);
     let outcome = place.restore(&["gone"]);
