@@ -10,6 +10,7 @@ mod halts;
 mod kill;
 mod lacking;
 mod lock;
+mod memory;
 mod metadata;
 mod peers;
 mod place;
