@@ -181,7 +181,7 @@ impl Run<'_> {
         };
         let mut resolved = HashSet::new();
         let ready = damage.is_none() && !self.settings.dry_run;
-        if ready && ha_sync_engine::run::preflight(&self.job, &state, &self.own).is_ok() {
+        if ready {
             resolved = self.recover(&mut state)?;
         }
         let (live, dead) = self.other_runs();
@@ -264,6 +264,10 @@ impl Run<'_> {
     fn recover(&self, state: &mut PairState) -> Result<HashSet<RunId>, Failure> {
         let mut resolved = HashSet::new();
         let logs = recovery::interrupted(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
+        // The halts are looked at twice only when there is something to tidy up; the run itself says what halts it.
+        if logs.is_empty() || ha_sync_engine::run::preflight(&self.job, state, &self.own).is_err() {
+            return Ok(resolved);
+        }
         for log in logs {
             let left = log.unresolved();
             let header = left.header.clone();
