@@ -184,35 +184,10 @@ impl<'a> Copier<'a> {
         if !self.abilities.copy_range.load(Ordering::Relaxed) {
             return Ok(start);
         }
-        let (mut from, mut to) = (start, start);
-        while from < end {
-            if (self.stopped)() {
-                return Err(CopyError::Stopped);
-            }
-            let before = from;
-            let length = (end - from).min(PIECE) as usize;
-            match rustix::fs::copy_file_range(source, Some(&mut from), destination, Some(&mut to), length) {
-                Ok(0) => return Ok(from),
-                Ok(_) => {
-                    raw::start_writeback(destination, before, from - before);
-                    *bytes += from - before;
-                    (self.progress)(from - before);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP | Errno::BADF)
-                    if from == start =>
-                {
-                    self.abilities.copy_range.store(false, Ordering::Relaxed);
-                    return Ok(start);
-                }
-                // The call does not tell which side failed; a write is what fails for lack of room.
-                Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS)) => {
-                    return Err(CopyError::Write(errno));
-                }
-                Err(errno) => return Err(CopyError::Read(errno)),
-            }
-        }
-        Ok(end)
+        let mut to = start;
+        self.in_kernel(&self.abilities.copy_range, destination, (start, end), bytes, |from, length| {
+            rustix::fs::copy_file_range(source, Some(from), destination, Some(&mut to), length)
+        })
     }
 
     /// Lets the kernel move a range from one local file system to another, which `copy_file_range` refuses, and tells
@@ -229,25 +204,42 @@ impl<'a> Copier<'a> {
             return Ok(start);
         }
         rustix::fs::seek(destination, SeekFrom::Start(start)).map_err(CopyError::Write)?;
+        self.in_kernel(&self.abilities.send, destination, (start, end), bytes, |from, length| {
+            rustix::fs::sendfile(destination, source, Some(from), length)
+        })
+    }
+
+    /// Lets the kernel copy a range piece by piece, and tells how far it came. An ability that turns out to be absent
+    /// is not tried again.
+    fn in_kernel(
+        &self,
+        ability: &AtomicBool,
+        destination: BorrowedFd<'_>,
+        (start, end): (u64, u64),
+        bytes: &mut u64,
+        mut copy: impl FnMut(&mut u64, usize) -> Result<usize, Errno>,
+    ) -> Result<u64, CopyError> {
         let mut from = start;
         while from < end {
             if (self.stopped)() {
                 return Err(CopyError::Stopped);
             }
             let before = from;
-            let length = (end - from).min(PIECE) as usize;
-            match rustix::fs::sendfile(destination, source, Some(&mut from), length) {
-                Ok(0) => return Ok(from),
+            match copy(&mut from, (end - before).min(PIECE) as usize) {
+                Ok(0) => return Ok(before),
                 Ok(_) => {
                     raw::start_writeback(destination, before, from - before);
                     *bytes += from - before;
                     (self.progress)(from - before);
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP) if from == start => {
-                    self.abilities.send.store(false, Ordering::Relaxed);
+                Err(Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP | Errno::BADF)
+                    if before == start =>
+                {
+                    ability.store(false, Ordering::Relaxed);
                     return Ok(start);
                 }
+                // The call does not tell which side failed; a write is what fails for lack of room.
                 Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS)) => {
                     return Err(CopyError::Write(errno));
                 }
