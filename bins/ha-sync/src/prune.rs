@@ -48,7 +48,15 @@ pub(crate) fn serve(settings: &PruneSettings) -> Result<ExitCode, Failure> {
         if !kept.unflushed.is_empty() {
             text.push_str(&format!("logs: {} are not in the database yet and stay\n", kept.unflushed.len()));
         }
-        answer.insert("logs".to_owned(), json!({"removed": kept.removed, "unflushed": kept.unflushed.len()}));
+        if !kept.waiting.is_empty() {
+            text.push_str(&format!("logs: {} wait for the next run of their pair and stay\n", kept.waiting.len()));
+        }
+        answer.insert(
+            "logs".to_owned(),
+            json!({
+                "removed": kept.removed, "unflushed": kept.unflushed.len(), "waiting": kept.waiting.len(),
+            }),
+        );
     }
     let mut trashes = Vec::new();
     for root in &settings.trash {
