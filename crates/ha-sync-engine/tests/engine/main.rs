@@ -3,3 +3,4 @@
 
 mod model;
 mod pairs;
+mod recover;
