@@ -265,7 +265,7 @@ impl Run<'_> {
         let mut resolved = HashSet::new();
         let logs = recovery::interrupted(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
         // The halts are looked at twice only when there is something to tidy up; the run itself says what halts it.
-        if logs.is_empty() || ha_sync_engine::run::preflight(&self.job, state, &self.own).is_err() {
+        if logs.is_empty() || ha_sync_engine::run::preflight(&self.job, state, &self.own, self.stop).is_err() {
             return Ok(resolved);
         }
         for log in logs {
@@ -284,6 +284,7 @@ impl Run<'_> {
                     &left.intents,
                     self.job.keep_replaced,
                     now(),
+                    self.stop.fence(),
                 );
                 match found {
                     Ok(found) => operations = found,
@@ -394,7 +395,7 @@ impl Run<'_> {
         let Some(before) = before(days) else { return };
         // The source has a trash too, of the other direction and of what dead runs left there.
         for root in [&self.settings.src, &self.settings.dest] {
-            if let Err(error) = ha_sync_engine::restore::prune(root, before, false) {
+            if let Err(error) = ha_sync_engine::restore::prune(root, before, false, self.stop.fence()) {
                 self.warn_of("old trash is not removed", &error);
             }
         }
