@@ -81,6 +81,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         dest: escape(std::os::unix::ffi::OsStrExt::as_bytes(settings.dest.as_os_str())),
         started_at: start,
         dry_run: settings.dry_run,
+        lease_transitions: None,
     };
     let store = records::open(&dsn).map_err(|why| reporter.event(Event::Warning { message: &why })).ok();
     let own = records::own_entries(&log_directory, &dsn);
