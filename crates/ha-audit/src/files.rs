@@ -139,3 +139,8 @@ pub(crate) fn is_remote(directory: &Path) -> bool {
     const REMOTE: [u32; 7] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400];
     rustix::fs::statfs(directory).is_ok_and(|status| REMOTE.contains(&(status.f_type as u32)))
 }
+
+/// Reads a small file.
+pub(crate) fn read(path: &Path, step: &'static str) -> Result<Vec<u8>, FileError> {
+    std::fs::read(path).map_err(|source| FileError::new(step, path, source))
+}

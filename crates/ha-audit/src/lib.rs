@@ -5,10 +5,12 @@
 //! [`store::Store`] and removes it; [`recovery`] tells the next run of a pair what a dead run left undone.
 
 mod batch;
+mod database;
 pub mod dsn;
 pub mod files;
 pub mod flush;
 mod line;
+mod mysql;
 pub mod oplog;
 pub mod reader;
 pub mod recovery;

@@ -4,11 +4,13 @@
 //!   missing features and a clock of its own.
 //! - [`loopmount`]: real file systems of a given size, read-only remounts, bind mounts; gone on drop.
 //! - [`tree`]: makes trees, and compares whole trees.
+//! - [`mariadb`]: a real MariaDB server of the test's own, and what stands between it and a program.
 //! - [`command`]: runs the real binary in a hermetic environment, also under fault injection.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 pub mod command;
 pub mod limits;
 pub mod loopmount;
+pub mod mariadb;
 pub mod passthrough;
 pub mod tree;
