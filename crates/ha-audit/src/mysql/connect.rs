@@ -305,10 +305,11 @@ async fn prepare(connection: &mut MySqlConnection, access: Access) -> Result<Pre
     let max_allowed_packet: i64 = row.try_get(1)?;
     let collation: Option<String> = row.try_get(2)?;
     let schema = "SELECT COALESCE(MAX(version), 0) FROM ha_sync_schema";
-    let schema_version = match sqlx::query_scalar(schema).fetch_one(&mut *connection).await {
+    // not prepared: that would find no table before the node says that it is not ready
+    let schema_version = match sqlx::raw_sql(schema).fetch_one(&mut *connection).await {
         // no such table: the database is new, or was made from the plan
         Err(error) if error_number(&error) == Some(1146) => 0,
-        version => version?,
+        row => row?.try_get(0)?,
     };
     Ok(Prepared {
         schema_version,

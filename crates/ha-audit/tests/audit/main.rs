@@ -6,6 +6,7 @@ mod crash;
 mod directory;
 mod ground;
 mod log;
+mod server;
 mod store;
 
 use std::path::{Path, PathBuf};
