@@ -6,6 +6,7 @@ mod crash;
 mod directory;
 mod ground;
 mod log;
+mod schema;
 mod server;
 mod store;
 
