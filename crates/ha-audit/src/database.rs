@@ -144,6 +144,14 @@ impl Database {
         closed.map_err(|fault| fault.of("finish what was begun", &name))
     }
 
+    pub(crate) fn quickly_flushed(&self) -> u64 {
+        match &self.backend {
+            Backend::Sqlite(_) => 1_000_000,
+            // with 50 ms for a commit
+            Backend::Mysql(_) => 150_000,
+        }
+    }
+
     async fn execute(&mut self, sql: &'static str, values: &[Value]) -> Result<Done, Fault> {
         match &mut self.backend {
             Backend::Sqlite(sqlite) => sqlite.execute(sql, values).await,

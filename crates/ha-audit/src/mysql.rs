@@ -257,6 +257,9 @@ fn sql_state(error: &sqlx::Error) -> Option<String> {
 fn cause(error: sqlx::Error) -> Cause {
     match error {
         sqlx::Error::Database(error) => error.into_error(),
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the server closed the connection".into()
+        }
         sqlx::Error::Io(error) => Box::new(error),
         sqlx::Error::Tls(error) => error,
         other => Box::new(other),

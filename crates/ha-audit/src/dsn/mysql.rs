@@ -146,6 +146,32 @@ pub(super) fn go(text: &str) -> Result<MysqlDsn, DsnError> {
 }
 
 impl MysqlDsn {
+    /// Returns the user.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Returns the database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Returns the first host; none of a socket.
+    pub fn host(&self) -> Option<&str> {
+        self.addresses.iter().find_map(|address| match address {
+            Address::Tcp { host, .. } => Some(&**host),
+            Address::Unix(_) => None,
+        })
+    }
+
+    /// Returns the port of the first host; none of a socket.
+    pub fn port(&self) -> Option<u16> {
+        self.addresses.iter().find_map(|address| match address {
+            Address::Tcp { port, .. } => Some(*port),
+            Address::Unix(_) => None,
+        })
+    }
+
     fn new(
         user: String,
         password: Option<String>,

@@ -62,6 +62,7 @@ impl Trouble {
         let server = error.downcast_ref::<MySqlDatabaseError>()?;
         match server.number() {
             1045 | 1130 | 1698 | 1251 | 2061 => Some(Self::Login),
+            3159 => Some(Self::Tls),
             1049 => Some(Self::NoDatabase),
             1044 | 1142 | 1143 | 1227 | 1370 => Some(Self::Rights),
             _ => None,
