@@ -4,6 +4,7 @@
 
 mod case;
 mod data;
+mod flush;
 mod machine;
 mod measure;
 mod report;
@@ -65,9 +66,12 @@ fn bench(options: &Options) -> Result<(), String> {
         for case in &all {
             println!("{:<15} {}", case.name, case.what);
         }
+        println!("{:<15} {}", flush::NAME, flush::WHAT);
         return Ok(());
     }
-    if let Some(unknown) = options.cases.iter().find(|name| !all.iter().any(|case| case.name == **name)) {
+    if let Some(unknown) =
+        options.cases.iter().find(|name| **name != flush::NAME && !all.iter().any(|case| case.name == **name))
+    {
         return Err(format!("unknown case: {unknown} (--case list prints their names)"));
     }
     if !rustix::process::geteuid().is_root() {
@@ -84,7 +88,11 @@ fn bench(options: &Options) -> Result<(), String> {
             results.push(run::case(case, options, &ours)?);
         }
     }
-    let report = report::markdown(&results, options, &ours);
+    let mut report = report::markdown(&results, options, &ours);
+    if options.cases.is_empty() || options.cases.iter().any(|name| *name == flush::NAME) {
+        eprintln!("== {}: {}", flush::NAME, flush::WHAT);
+        report.push_str(&flush::section(options.runs, &ours)?);
+    }
     println!("{report}");
     let write = |file: &PathBuf, text: &str| {
         std::fs::write(file, text).map_err(|error| format!("failed to write {}: {error}", file.display()))

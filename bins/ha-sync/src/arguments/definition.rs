@@ -230,8 +230,9 @@ pub(crate) struct RecordsArguments {
     pub(crate) log_dir: PathBuf,
     /// Database of the records [default: SQLite in the log directory]
     ///
-    /// sqlite:PATH, mysql://USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@tcp(HOST:3306)/DATABASE. Better in the
-    /// environment, where the password is not seen in the process list.
+    /// sqlite:PATH, mysql://USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@tcp(HOST:3306)/DATABASE, for MySQL 8 and
+    /// MariaDB 10.6 or newer; ?tls=true&timeout=5s and more may follow. Better in the environment, where the password
+    /// is not seen in the process list. Without the database a run goes on, and its log waits.
     #[arg(long, value_name = "DSN", env = environment::DB_DSN.name, hide_env_values = true, help_heading = RECORDS)]
     pub(crate) db_dsn: Option<String>,
 }
