@@ -933,6 +933,7 @@ fn intents(batch: &Batch) -> Vec<Intent> {
         .map(|planned| Intent {
             seq: planned.seq,
             operation: planned.kind(),
+            direction: None,
             filepath: batch.directory.join(&planned.name).escaped(),
             before: planned.destination.as_ref().map(match planned.action {
                 Action::Metadata => Entry::identity_with_metadata,

@@ -46,6 +46,7 @@ pub fn resolve(
             done.push(Operation {
                 seq: intent.seq,
                 operation: intent.operation,
+                direction: intent.direction,
                 filepath: intent.filepath.clone(),
                 size_before: size(intent.before.as_ref()),
                 size_after: size(intent.after.as_ref()),

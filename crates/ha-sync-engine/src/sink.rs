@@ -28,6 +28,7 @@ pub(crate) fn record(directory: &RelPath, planned: &Planned, now: Timestamp) -> 
     Operation {
         seq: planned.seq,
         operation: planned.kind(),
+        direction: None,
         filepath: directory.join(&planned.name).escaped(),
         size_before: planned.size_before(),
         size_after: None,
@@ -77,7 +78,7 @@ impl Deletions {
                 let path = batch.directory.join(&planned.name).escaped();
                 // A directory's time changes with what is deleted in it, by us or before us.
                 let time = if seen.is_directory() { 0 } else { seen.mtime.0 };
-                set.add(&format!("{path}\0{:?}\0{time}", seen.kind), planned.kind(), planned.size_before());
+                set.add(None, &format!("{path}\0{:?}\0{time}", seen.kind), planned.kind(), planned.size_before());
             }
         }
         lock(&self.set).merge(set);
@@ -149,7 +150,7 @@ impl DryRun<'_> {
                 _ => planned.source.as_ref().and_then(|source| source.recorded_size()),
             };
             operation.md5_after = planned.source_md5.as_ref().map(hex);
-            set.add(&operation.filepath, operation.operation, operation.size_before);
+            set.add(operation.direction, &operation.filepath, operation.operation, operation.size_before);
             operations.push(operation);
         }
         lock(&self.plan).merge(set);

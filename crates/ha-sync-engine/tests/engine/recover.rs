@@ -45,7 +45,7 @@ impl Left {
         before: Option<Identity>,
         after: Option<Identity>,
     ) -> Result<Vec<Operation>, FsError> {
-        let intent = Intent { seq: 1, operation, filepath: "name".to_owned(), before, after };
+        let intent = Intent { seq: 1, operation, direction: None, filepath: "name".to_owned(), before, after };
         let run: RunId = RUN.parse().unwrap();
         resolve(self.root.path(), &run, &[intent], keep, Timestamp::UNIX_EPOCH)
     }
@@ -164,6 +164,7 @@ fn a_link_in_place_of_the_directory_is_not_followed() {
     let intent = Intent {
         seq: 1,
         operation: OperationKind::Create,
+        direction: None,
         filepath: "dir/name".to_owned(),
         before: None,
         after: Some(left.identity("name")),
