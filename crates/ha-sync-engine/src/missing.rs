@@ -6,7 +6,8 @@ use ha_sync_core::filter;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::plan::{Action, Batch, Planned};
 use ha_sync_core::reason::Reason;
-use ha_sync_fs::Dir;
+use ha_sync_fs::content::CopyError;
+use ha_sync_fs::{Dir, FsError, content};
 
 use crate::scan::Scan;
 
@@ -87,7 +88,21 @@ impl Scan<'_> {
                 found.kept = true;
                 continue;
             }
-            match decide_missing(&entry, self.policy) {
+            let decision = match decide_missing(&entry, None, self.policy, || self.digest(directory, name, entry.kind))
+            {
+                Ok(decision) => decision,
+                Err(None) => {
+                    found.kept = true;
+                    break;
+                }
+                Err(Some(error)) => {
+                    unread = true;
+                    found.kept = true;
+                    files.push(self.planned(name, Action::Fail(error.to_line()), None, Some(&entry)));
+                    continue;
+                }
+            };
+            match decision {
                 Decision::Delete if entry.is_directory() => found.directories.push((name.to_vec(), entry)),
                 Decision::Delete => files.push(self.planned(name, Action::Delete, None, Some(&entry))),
                 Decision::Skip(reason) => {
@@ -120,6 +135,18 @@ impl Scan<'_> {
             self.sink.take_deletes(Batch { directory: path.clone(), mtime, operations });
         }
         found
+    }
+
+    /// Returns the MD5 of a file or of a link's target; the error is absent when the run is being stopped.
+    fn digest(&self, directory: &Dir, name: &[u8], kind: Kind) -> Result<[u8; 16], Option<FsError>> {
+        if kind == Kind::Link {
+            return Ok(content::digest_of(&directory.read_link(name).map_err(Some)?));
+        }
+        let file = directory.open_file(name).map_err(Some)?;
+        content::digest(&file, &|| self.stop.is_stopped()).map_err(|error| match error {
+            CopyError::Read(errno) | CopyError::Write(errno) => Some(directory.error("read", name, errno)),
+            CopyError::Changed | CopyError::Stopped => None,
+        })
     }
 
     /// Plans the deletion of a directory and what is below it, children first.

@@ -508,7 +508,7 @@ impl<'a> Scan<'a> {
         let mut look =
             Look { scan: self, opened, name, source: &source, destination: destination.as_ref(), content: None };
         let unfinished = if source.is_directory() { self.unfinished(&opened.path, name) } else { Unfinished::No };
-        let decision = match decide(&source, destination.as_ref(), self.policy, unfinished, &mut look) {
+        let decision = match decide(&source, destination.as_ref(), None, self.policy, unfinished, &mut look) {
             Ok(decision) => decision,
             Err(None) => return,
             Err(Some(error)) => {
@@ -778,6 +778,11 @@ impl Evidence for Look<'_, '_> {
         let source = read(&self.opened.source)?;
         let destination = read(directory)?;
         Ok(source == destination)
+    }
+
+    fn below_as_agreed(&mut self) -> Result<bool, Self::Error> {
+        // Without a baseline nothing was agreed.
+        Ok(false)
     }
 }
 

@@ -97,6 +97,7 @@ struct Looked<'a> {
     source: &'a Side,
     destination: Option<&'a Side>,
     reads: u32,
+    below: bool,
 }
 
 impl Evidence for Looked<'_> {
@@ -123,13 +124,17 @@ impl Evidence for Looked<'_> {
     fn same_attributes(&mut self) -> Result<bool, Self::Error> {
         Ok(self.destination.is_none_or(|destination| destination.attributes == self.source.attributes))
     }
+
+    fn below_as_agreed(&mut self) -> Result<bool, Self::Error> {
+        Ok(self.below)
+    }
 }
 
 /// Decides and tells how often content was read.
 fn look(source: &Side, destination: Option<&Side>, policy: &Policy, unfinished: Unfinished) -> (Decision, u32) {
-    let mut evidence = Looked { source, destination, reads: 0 };
+    let mut evidence = Looked { source, destination, reads: 0, below: false };
     let entry = destination.map(|side| &side.entry);
-    let decision = decide(&source.entry, entry, policy, unfinished, &mut evidence).unwrap();
+    let decision = decide(&source.entry, entry, None, policy, unfinished, &mut evidence).unwrap();
     (decision, evidence.reads)
 }
 
@@ -401,6 +406,10 @@ fn a_future_time_against_one_at_the_very_start_is_the_newer() {
     assert_eq!(decided(&now, &ahead, &policy()), Decision::Skip(Reason::FutureTime));
 }
 
+fn missing_without_baseline(destination: &Entry, policy: &Policy) -> Decision {
+    decide_missing(destination, None, policy, || Err("nothing to compare with")).unwrap()
+}
+
 #[test]
 fn missing_at_the_source() {
     let mounted = |mut side: Side| {
@@ -411,18 +420,18 @@ fn missing_at_the_source() {
     for two_directions in [false, true] {
         let with = |delete| Policy { delete, two_directions, ..policy() };
         for side in &plain {
-            let missing = |delete| decide_missing(&side.entry, &with(delete));
+            let missing = |delete| missing_without_baseline(&side.entry, &with(delete));
             assert_eq!(missing(DeleteMissing::Off), Decision::Equal);
             assert_eq!(missing(DeleteMissing::Strict), Decision::Delete);
             let on = if two_directions { Decision::Skip(Reason::NewAtDestination) } else { Decision::Delete };
             assert_eq!(missing(DeleteMissing::On), on);
         }
         for delete in [DeleteMissing::On, DeleteMissing::Strict] {
-            let missing = |side: &Side| decide_missing(&side.entry, &with(delete));
+            let missing = |side: &Side| missing_without_baseline(&side.entry, &with(delete));
             assert_eq!(missing(&special(OLD)), Decision::Skip(Reason::Special));
             assert_eq!(missing(&mounted(directory(OLD))), Decision::Skip(Reason::MountPoint));
         }
-        assert_eq!(decide_missing(&special(OLD).entry, &with(DeleteMissing::Off)), Decision::Equal);
+        assert_eq!(missing_without_baseline(&special(OLD).entry, &with(DeleteMissing::Off)), Decision::Equal);
     }
 }
 
@@ -440,6 +449,9 @@ fn evidence_that_fails_decides_nothing() {
         fn same_attributes(&mut self) -> Result<bool, Self::Error> {
             Err("attributes")
         }
+        fn below_as_agreed(&mut self) -> Result<bool, Self::Error> {
+            Err("below")
+        }
     }
     let pairs = [
         (file(OLD + S, "a"), file(OLD, "b"), "content"),
@@ -448,7 +460,8 @@ fn evidence_that_fails_decides_nothing() {
         (directory(OLD), directory(OLD), "attributes"),
     ];
     for (source, destination, expected) in pairs {
-        let decision = decide(&source.entry, Some(&destination.entry), &policy(), Unfinished::No, &mut Unreadable);
+        let decision =
+            decide(&source.entry, Some(&destination.entry), None, &policy(), Unfinished::No, &mut Unreadable);
         assert_eq!(decision, Err(expected));
     }
 }
