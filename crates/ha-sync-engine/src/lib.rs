@@ -3,6 +3,7 @@
 //! The scan compares directory by directory and gives batches of a plan to a sink: the executor, a spool that waits
 //! for the limits, or the record of a dry run.
 
+pub mod baseline;
 pub mod conflicts;
 pub mod halt;
 pub mod job;
