@@ -22,10 +22,14 @@ use ha_sync_core::filter::Rule;
 use ha_sync_core::limits::{MaxDelete, MinFree};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::{escape, unescape};
-use ha_sync_core::record::{Counts, Intent, Iteration, LogError, Operation, OperationLog, Outcome, Status};
+use ha_sync_core::record::{
+    Counts, Intent, Iteration, LogError, Operation, OperationKind, OperationLog, Outcome, Status, Way,
+};
+use ha_sync_engine::baseline::{Baseline, Ends};
 use ha_sync_engine::halt::Halt;
 use ha_sync_engine::state::PairState;
 use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReason};
+use ha_sync_fs::FsError;
 use ha_sync_fs::content::Hashing;
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::lock::{FileLock, LockError};
@@ -215,6 +219,7 @@ impl Run<'_> {
             state.began(&self.settings.src, &self.settings.dest);
             state.save(&self.log_directory, pair).map_err(|error| error.to_string())
         };
+        let baseline = Baseline::file(&self.log_directory, pair);
         let environment = Environment {
             run: &self.iteration.run_id,
             start: self.iteration.started_at,
@@ -224,6 +229,7 @@ impl Run<'_> {
             stop: self.stop,
             state: &state,
             spool: &self.log_directory,
+            baseline: Some(&baseline),
             began: &began,
             while_syncing: &while_syncing,
             live,
@@ -278,13 +284,7 @@ impl Run<'_> {
                     PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
                 };
                 let (source, destination) = (root(&header.src), root(&header.dest));
-                let found = ha_sync_engine::recover::resolve(
-                    &destination,
-                    &header.run_id,
-                    &left.intents,
-                    self.job.keep_replaced,
-                    now(),
-                );
+                let found = recover(&left.intents, (&source, &destination), &header.run_id, self.job.keep_replaced);
                 match found {
                     Ok(found) => operations = found,
                     Err(error) => {
@@ -292,6 +292,15 @@ impl Run<'_> {
                         self.warn_of("an interrupted run cannot be gone through yet", &error);
                         continue;
                     }
+                }
+                let deletes = operations.iter().filter(|done| done.operation == OperationKind::Delete);
+                let deleted: Vec<_> = left.deleted.iter().chain(deletes.map(|done| &done.filepath)).cloned().collect();
+                if !deleted.is_empty() {
+                    let ends = Ends::new(&self.settings.pair, &source, &destination);
+                    let baseline = Baseline::file(&self.log_directory, &self.settings.pair);
+                    let run = &header.run_id;
+                    ha_sync_engine::recover::forget(&baseline, &ends, &deleted, &self.log_directory, run, now())
+                        .or_failure(FailureKind::Failed)?;
                 }
                 state.interrupted(&source, &destination, left.directories.iter().cloned());
                 if !left.directories.is_empty() || !operations.is_empty() {
@@ -429,6 +438,21 @@ impl Run<'_> {
     }
 }
 
+/// Goes through the open intents of a dead run, at each root those that changed it.
+fn recover(
+    intents: &[Intent],
+    (source, destination): (&Path, &Path),
+    run: &RunId,
+    keep_replaced: bool,
+) -> Result<Vec<Operation>, FsError> {
+    let (backward, forward): (Vec<_>, Vec<_>) = intents.iter().partition(|intent| intent.direction == Some(Way::BToA));
+    let mut done = ha_sync_engine::recover::resolve(destination, run, &forward, keep_replaced, now())?;
+    if !backward.is_empty() {
+        done.extend(ha_sync_engine::recover::resolve(source, run, &backward, keep_replaced, now())?);
+    }
+    Ok(done)
+}
+
 fn outcome(result: &Result<Finished, RunError>) -> Outcome {
     let (counts, status, error_message) = match result {
         Ok(finished) => (finished.counts.clone(), finished.status, finished.error_message.clone()),
@@ -443,6 +467,7 @@ fn outcome(result: &Result<Finished, RunError>) -> Outcome {
 fn job(settings: &Settings) -> Job {
     Job {
         pair: settings.pair.clone(),
+        mode: ha_sync_engine::Mode::OneWay,
         source: settings.src.clone(),
         destination: settings.dest.clone(),
         dry_run: settings.dry_run,

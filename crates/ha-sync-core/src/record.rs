@@ -251,21 +251,31 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// Adds one operation; in a two-way run the way it goes is a part of it.
-    pub fn add(
+    pub fn add(&mut self, direction: Option<Way>, filepath: &str, operation: OperationKind, size_before: Option<u64>) {
+        self.sum = self.sum.wrapping_add(Self::hash(direction, filepath, operation, size_before));
+        self.count += 1;
+    }
+
+    /// Takes out one that was added.
+    pub fn remove(
         &mut self,
         direction: Option<Way>,
         filepath: &str,
         operation: OperationKind,
         size_before: Option<u64>,
     ) {
+        self.sum = self.sum.wrapping_sub(Self::hash(direction, filepath, operation, size_before));
+        self.count -= 1;
+    }
+
+    fn hash(direction: Option<Way>, filepath: &str, operation: OperationKind, size_before: Option<u64>) -> u128 {
         let mut bytes = Vec::with_capacity(filepath.len() + 40);
         bytes.extend_from_slice(direction.map_or("", Way::as_str).as_bytes());
         bytes.extend_from_slice(operation.as_str().as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(&size_before.map_or(u64::MAX, |size| size).to_le_bytes());
         bytes.extend_from_slice(filepath.as_bytes());
-        self.sum = self.sum.wrapping_add(xxhash_rust::xxh3::xxh3_128(&bytes));
-        self.count += 1;
+        xxhash_rust::xxh3::xxh3_128(&bytes)
     }
 
     /// Adds what another fingerprint holds.

@@ -46,6 +46,12 @@ impl Stop {
         self.stopped.store(true, Ordering::Release);
     }
 
+    /// Stops the run for a reason that counts more than an earlier one.
+    pub(crate) fn stop_over(&self, reason: StopReason) {
+        *self.reason.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(reason);
+        self.stopped.store(true, Ordering::Release);
+    }
+
     /// Tells whether the run is to stop.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
