@@ -112,6 +112,9 @@ impl Ends {
     }
 }
 
+/// Is what was agreed in a directory, by name.
+pub type Entries = Vec<(Vec<u8>, Agreed)>;
+
 /// Is a baseline that was found whole. May be asked by many threads.
 #[derive(Debug)]
 pub struct Baseline {
@@ -226,9 +229,9 @@ impl Baseline {
         self.entries
     }
 
-    /// Returns what was agreed in a directory, by name; nothing when nothing was. Ask only for the root, or for what its
+    /// Returns what was agreed in a directory; nothing when nothing was. Ask only for the root, or for what its
     /// parent has as a directory.
-    pub fn directory(&self, path: &RelPath) -> Result<Option<Vec<(Vec<u8>, Agreed)>>, BaselineError> {
+    pub fn directory(&self, path: &RelPath) -> Result<Option<Entries>, BaselineError> {
         let Some(bytes) = self.read_block(hash(path.as_bytes()))? else { return Ok(None) };
         let block = self.understood(Block::open(&bytes))?;
         if block.path != path.as_bytes() {
@@ -295,7 +298,7 @@ impl Baseline {
         read.map_err(|Malformed| self.damaged("a block cannot be read"))
     }
 
-    fn entries_of(&self, block: Block<'_>) -> Result<Vec<(Vec<u8>, Agreed)>, BaselineError> {
+    fn entries_of(&self, block: Block<'_>) -> Result<Entries, BaselineError> {
         let entries = self.understood(block.entries(self.swapped))?;
         self.understood(entries.into_iter().map(|(name, agreed)| Ok((name, agreed.ok_or(Malformed)?))).collect())
     }

@@ -369,11 +369,11 @@ fn any_agreed() -> impl Strategy<Value = Agreed> {
     })
 }
 
-type Entries = BTreeMap<Vec<u8>, Agreed>;
+type Held = BTreeMap<Vec<u8>, Agreed>;
 
 #[derive(Debug, Clone)]
 enum Tell {
-    Put(RelPath, Entries),
+    Put(RelPath, Held),
     Amend(RelPath, Vec<u8>, Option<Agreed>),
     AmendAll(RelPath, Vec<(Vec<u8>, Option<Agreed>)>),
     Remove(RelPath),
@@ -401,8 +401,8 @@ fn tells() -> impl Strategy<Value = Tell> {
 /// Is what an update does, simply: whole trees in memory.
 #[derive(Default)]
 struct Model {
-    old: BTreeMap<RelPath, Entries>,
-    puts: BTreeMap<RelPath, Entries>,
+    old: BTreeMap<RelPath, Held>,
+    puts: BTreeMap<RelPath, Held>,
     amended: BTreeMap<RelPath, BTreeMap<Vec<u8>, Option<Agreed>>>,
 }
 
@@ -506,7 +506,7 @@ proptest! {
             prop_assert_eq!(baseline.directories(), model.old.len() as u64);
             for (path, entries) in &model.old {
                 let found = baseline.directory(path).unwrap().unwrap_or_default();
-                prop_assert_eq!(&found.into_iter().collect::<Entries>(), entries, "{}", path);
+                prop_assert_eq!(&found.into_iter().collect::<Held>(), entries, "{}", path);
             }
         }
     }
