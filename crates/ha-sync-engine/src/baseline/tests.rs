@@ -332,7 +332,6 @@ fn a_file_costs_at_most_100_bytes() {
     let baseline = folder.open().unwrap();
     assert_eq!((baseline.directories(), baseline.entries()), (20_001, 1_020_000));
     let length = baseline.file.metadata().unwrap().len();
-    println!("{:.1} bytes per file", length as f64 / 1e6);
     assert!(length <= 100_000_000, "{length}");
 }
 
