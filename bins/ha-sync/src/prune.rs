@@ -48,11 +48,19 @@ pub(crate) fn serve(settings: &PruneSettings) -> Result<ExitCode, Failure> {
         if !kept.unflushed.is_empty() {
             text.push_str(&format!("logs: {} are not in the database yet and stay\n", kept.unflushed.len()));
         }
-        answer.insert("logs".to_owned(), json!({"removed": kept.removed, "unflushed": kept.unflushed.len()}));
+        if !kept.waiting.is_empty() {
+            text.push_str(&format!("logs: {} wait for the next run of their pair and stay\n", kept.waiting.len()));
+        }
+        answer.insert(
+            "logs".to_owned(),
+            json!({
+                "removed": kept.removed, "unflushed": kept.unflushed.len(), "waiting": kept.waiting.len(),
+            }),
+        );
     }
     let mut trashes = Vec::new();
     for root in &settings.trash {
-        let pruned = restore::prune(root, before(settings.trash_older_than)?, settings.dry_run)
+        let pruned = restore::prune(root, before(settings.trash_older_than)?, settings.dry_run, None)
             .or_failure(FailureKind::Failed)?;
         text.push_str(&format!(
             "trash of {}: {} runs {would}, {} entries, {}\n",

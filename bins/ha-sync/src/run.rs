@@ -81,6 +81,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         dest: escape(std::os::unix::ffi::OsStrExt::as_bytes(settings.dest.as_os_str())),
         started_at: start,
         dry_run: settings.dry_run,
+        lease_transitions: None,
     };
     let store = records::open(&dsn).map_err(|why| reporter.event(Event::Warning { message: &why })).ok();
     let own = records::own_entries(&log_directory, &dsn);
@@ -265,7 +266,7 @@ impl Run<'_> {
         let mut resolved = HashSet::new();
         let logs = recovery::interrupted(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
         // The halts are looked at twice only when there is something to tidy up; the run itself says what halts it.
-        if logs.is_empty() || ha_sync_engine::run::preflight(&self.job, state, &self.own).is_err() {
+        if logs.is_empty() || ha_sync_engine::run::preflight(&self.job, state, &self.own, self.stop).is_err() {
             return Ok(resolved);
         }
         for log in logs {
@@ -284,6 +285,7 @@ impl Run<'_> {
                     &left.intents,
                     self.job.keep_replaced,
                     now(),
+                    self.stop.fence(),
                 );
                 match found {
                     Ok(found) => operations = found,
@@ -394,7 +396,7 @@ impl Run<'_> {
         let Some(before) = before(days) else { return };
         // The source has a trash too, of the other direction and of what dead runs left there.
         for root in [&self.settings.src, &self.settings.dest] {
-            if let Err(error) = ha_sync_engine::restore::prune(root, before, false) {
+            if let Err(error) = ha_sync_engine::restore::prune(root, before, false, self.stop.fence()) {
                 self.warn_of("old trash is not removed", &error);
             }
         }

@@ -313,6 +313,7 @@ impl<'a> Executor<'a> {
         if entry.mode == open || entry.uid != rustix::process::geteuid().as_raw() || batch.directory.is_root() {
             return Ok(());
         }
+        directory.check_fence("set mode of", b"")?;
         rustix::fs::fchmod(directory, Mode::from_raw_mode(open))
             .map_err(|errno| directory.error("set mode of", b"", errno))?;
         lock(&self.closed).push((batch.directory.clone(), entry.mode, batch.mtime));
@@ -323,6 +324,7 @@ impl<'a> Executor<'a> {
     pub(crate) fn close_directories(&self) {
         for (path, mode, mtime) in lock(&self.closed).drain(..).rev() {
             let closed = self.destination.open_dir(&path).and_then(|directory| {
+                directory.check_fence("set mode of", b"")?;
                 rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))
                     .map_err(|errno| directory.error("set mode of", b"", errno))?;
                 mtime.map_or(Ok(()), |mtime| directory.set_mtime(mtime))
@@ -480,6 +482,7 @@ impl<'a> Executor<'a> {
             None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
             Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
                 if seen.is_directory() && self.job.keep_replaced {
+                    place.destination.check_fence("record a removed directory", &planned.name)?;
                     self.record_gone(&place.batch.directory.join(&planned.name), seen, true)?;
                 }
                 let trash = place.trash.as_ref();
@@ -568,6 +571,7 @@ impl<'a> Executor<'a> {
         let to = &place.destination;
         let mut again = true;
         let copied = loop {
+            to.check_fence("write", name)?;
             let copied = match copier.copy(source, entry, destination) {
                 Ok(copied) => Some(copied),
                 Err(CopyError::Changed) => None,
@@ -584,6 +588,7 @@ impl<'a> Executor<'a> {
             }
             again = false;
             *entry = now;
+            to.check_fence("truncate", name)?;
             rustix::fs::ftruncate(destination, 0).map_err(|errno| to.error("truncate", name, errno))?;
             rustix::fs::seek(source, rustix::fs::SeekFrom::Start(0))
                 .map_err(|errno| from.error("read", name, errno))?;
@@ -628,6 +633,7 @@ impl<'a> Executor<'a> {
             mode_now = None;
             let present = attributes::read(handle, self.privileged)
                 .map_err(|errno| directory.error("read attributes of", name, errno))?;
+            directory.check_fence("set attributes of", name)?;
             let refused = attributes::write(handle, wanted, &present)
                 .map_err(|errno| directory.error("set attributes of", name, errno))?;
             if let Some(refused) = refused {
@@ -640,6 +646,7 @@ impl<'a> Executor<'a> {
             // Set-id bits belong to the owner: without him they would give rights to somebody else.
             let mode = if owned { wanted.mode } else { wanted.mode & 0o1777 };
             if !owned || mode_now != Some(mode) || now.mode & 0o6000 != 0 {
+                directory.check_fence("set mode of", name)?;
                 rustix::fs::fchmod(handle, Mode::from_raw_mode(mode))
                     .map_err(|errno| directory.error("set mode of", name, errno))?;
             }
@@ -661,6 +668,7 @@ impl<'a> Executor<'a> {
             return Ok(true);
         }
         let (uid, gid) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
+        directory.check_fence("set owner of", name)?;
         if self.owners.load(Ordering::Relaxed) {
             match rustix::fs::fchown(handle, Some(uid), Some(gid)) {
                 Ok(()) => return Ok(true),
@@ -807,6 +815,7 @@ impl<'a> Executor<'a> {
             _ => return Err(OperationError::Changed),
         }
         if self.job.keep_replaced {
+            place.destination.check_fence("record a removed directory", name)?;
             self.record_gone(&place.batch.directory.join(name), seen, false)?;
         }
         match place.destination.remove_directory(name) {
@@ -883,6 +892,7 @@ impl<'a> Executor<'a> {
 }
 
 fn directory_times(handle: &OwnedFd, directory: &Dir, name: &[u8], mtime: Time) -> Result<(), FsError> {
+    directory.check_fence("set times of", name)?;
     ha_sync_fs::dir::set_mtime(handle, mtime).map_err(|errno| directory.error("set times of", name, errno))
 }
 

@@ -134,13 +134,13 @@ struct Checked {
 
 /// Checks the halts that need no scan, without a change to either root. What an interrupted run left is tidied up
 /// only when they pass: else the roots may not be the ones that it worked in.
-pub fn preflight(job: &Job, state: &PairState, own: &[(u64, u64)]) -> Result<(), RunError> {
-    check(job, state, own).map(drop)
+pub fn preflight(job: &Job, state: &PairState, own: &[(u64, u64)], stop: &Stop) -> Result<(), RunError> {
+    check(job, state, own, stop).map(drop)
 }
 
-fn check(job: &Job, state: &PairState, own: &[(u64, u64)]) -> Result<Checked, RunError> {
-    let source = halt::open_root("source", &job.source, job.cross_mounts)?;
-    let destination = halt::open_root("destination", &job.destination, job.cross_mounts)?;
+fn check(job: &Job, state: &PairState, own: &[(u64, u64)], stop: &Stop) -> Result<Checked, RunError> {
+    let source = halt::open_root("source", &job.source, job.cross_mounts)?.fenced(stop.fence());
+    let destination = halt::open_root("destination", &job.destination, job.cross_mounts)?.fenced(stop.fence());
     halt::check_apart(&source, &destination)?;
     let sides = [("source", &source), ("destination", &destination)];
     for (side, root) in sides {
@@ -170,7 +170,7 @@ fn check(job: &Job, state: &PairState, own: &[(u64, u64)]) -> Result<Checked, Ru
 /// Runs a job.
 pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunError> {
     let Checked { source, destination, filter, emptiness, source_probe, destination_probe } =
-        check(job, environment.state, &environment.own)?;
+        check(job, environment.state, &environment.own, environment.stop)?;
     // A restore moves entries at a root; runs of whatever pairs may share it.
     let _source_lock = share(&source, job)?;
     let _destination_lock = share(&destination, job)?;

@@ -395,3 +395,30 @@ fn a_log_directory_that_cannot_be_used_is_bad_usage_and_changes_nothing() {
     assert_says(&outcome, "hint: ");
     place.assert_untouched(&before);
 }
+
+#[test]
+fn prune_tells_the_logs_that_stay() {
+    let place = Place::new(&[file("a", "1")], &[]);
+    place.sync(&[]);
+    let log_dir = place.environment.log_dir();
+    let state = log_dir.join("state").join(place.environment.pair());
+    let broken = log_dir.join("opslog-x-fwd-2020-01-01T00:00:00Z.jsonl.broken");
+    for path in [
+        &broken,
+        &log_dir.join("opslog-y-fwd-2020-01-01T00:00:00Z.jsonl"),
+        &state.join("interrupted-20200101T000000Z-0123abcd.jsonl"),
+    ] {
+        std::fs::write(path, "{}\n").unwrap();
+        age(path, 400);
+    }
+    let log_dir = log_dir.to_str().unwrap().to_owned();
+    let outcome = place.sub(&["prune", "--log-dir", &log_dir, "--logs-older-than", "10d"]);
+    outcome.assert_success();
+    assert_eq!(
+        outcome.stdout,
+        "logs: 1 set-aside logs removed\n\
+         logs: 1 are not in the database yet and stay\n\
+         logs: 1 wait for the next run of their pair and stay\n"
+    );
+    assert!(!broken.exists());
+}
