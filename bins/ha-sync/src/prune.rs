@@ -60,7 +60,7 @@ pub(crate) fn serve(settings: &PruneSettings) -> Result<ExitCode, Failure> {
     }
     let mut trashes = Vec::new();
     for root in &settings.trash {
-        let pruned = restore::prune(root, before(settings.trash_older_than)?, settings.dry_run)
+        let pruned = restore::prune(root, before(settings.trash_older_than)?, settings.dry_run, None)
             .or_failure(FailureKind::Failed)?;
         text.push_str(&format!(
             "trash of {}: {} runs {would}, {} entries, {}\n",

@@ -85,6 +85,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         dest: escape(std::os::unix::ffi::OsStrExt::as_bytes(settings.dest.as_os_str())),
         started_at: start,
         dry_run: settings.dry_run,
+        lease_transitions: None,
     };
     let store = records::open(&dsn).map_err(|why| reporter.event(Event::Warning { message: &why })).ok();
     let own = records::own_entries(&log_directory, &dsn);
@@ -271,7 +272,7 @@ impl Run<'_> {
         let mut resolved = HashSet::new();
         let logs = recovery::interrupted(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
         // The halts are looked at twice only when there is something to tidy up; the run itself says what halts it.
-        if logs.is_empty() || ha_sync_engine::run::preflight(&self.job, state, &self.own).is_err() {
+        if logs.is_empty() || ha_sync_engine::run::preflight(&self.job, state, &self.own, self.stop).is_err() {
             return Ok(resolved);
         }
         for log in logs {
@@ -284,7 +285,7 @@ impl Run<'_> {
                     PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
                 };
                 let (source, destination) = (root(&header.src), root(&header.dest));
-                let found = recover(&left.intents, (&source, &destination), &header.run_id, self.job.keep_replaced);
+                let found = self.resolve(&left.intents, (&source, &destination), &header.run_id);
                 match found {
                     Ok(found) => operations = found,
                     Err(error) => {
@@ -314,6 +315,25 @@ impl Run<'_> {
             resolved.insert(header.run_id);
         }
         Ok(resolved)
+    }
+
+    /// Goes through the open intents of a dead run, at each root those that changed it.
+    fn resolve(
+        &self,
+        intents: &[Intent],
+        (source, destination): (&Path, &Path),
+        run: &RunId,
+    ) -> Result<Vec<Operation>, FsError> {
+        let (backward, forward): (Vec<_>, Vec<_>) =
+            intents.iter().partition(|intent| intent.direction == Some(Way::BToA));
+        let resolve = |root, intents: &[&Intent]| {
+            ha_sync_engine::recover::resolve(root, run, intents, self.job.keep_replaced, now(), self.stop.fence())
+        };
+        let mut done = resolve(destination, &forward)?;
+        if !backward.is_empty() {
+            done.extend(resolve(source, &backward)?);
+        }
+        Ok(done)
     }
 
     /// Returns the runs whose logs are in use, and those whose logs only wait.
@@ -403,7 +423,7 @@ impl Run<'_> {
         let Some(before) = before(days) else { return };
         // The source has a trash too, of the other direction and of what dead runs left there.
         for root in [&self.settings.src, &self.settings.dest] {
-            if let Err(error) = ha_sync_engine::restore::prune(root, before, false) {
+            if let Err(error) = ha_sync_engine::restore::prune(root, before, false, self.stop.fence()) {
                 self.warn_of("old trash is not removed", &error);
             }
         }
@@ -436,21 +456,6 @@ impl Run<'_> {
             Err(error) => Err(Failure::from_error(FailureKind::Failed, &error)),
         }
     }
-}
-
-/// Goes through the open intents of a dead run, at each root those that changed it.
-fn recover(
-    intents: &[Intent],
-    (source, destination): (&Path, &Path),
-    run: &RunId,
-    keep_replaced: bool,
-) -> Result<Vec<Operation>, FsError> {
-    let (backward, forward): (Vec<_>, Vec<_>) = intents.iter().partition(|intent| intent.direction == Some(Way::BToA));
-    let mut done = ha_sync_engine::recover::resolve(destination, run, &forward, keep_replaced, now())?;
-    if !backward.is_empty() {
-        done.extend(ha_sync_engine::recover::resolve(source, run, &backward, keep_replaced, now())?);
-    }
-    Ok(done)
 }
 
 fn outcome(result: &Result<Finished, RunError>) -> Outcome {

@@ -412,7 +412,7 @@ async fn insert(connection: &mut SqliteConnection, batch: Batch, full: &Arc<str>
 /// Returns the row of a run, made when it is not there. To be called in a transaction that keeps other writers out. An
 /// INSERT that does nothing on a conflict would use up an id each time.
 async fn iteration_id(connection: &mut SqliteConnection, iteration: &Iteration) -> Result<i64, sqlx::Error> {
-    let Iteration { run_id, sync_pair, direction, src, dest, started_at, dry_run } = iteration;
+    let Iteration { run_id, sync_pair, direction, src, dest, started_at, dry_run, lease_transitions } = iteration;
     let found = sqlx::query_scalar("SELECT id FROM sync_iterations WHERE run_id = ?")
         .bind(run_id.as_str())
         .fetch_optional(&mut *connection)
@@ -421,8 +421,8 @@ async fn iteration_id(connection: &mut SqliteConnection, iteration: &Iteration) 
         return Ok(id);
     }
     sqlx::query_scalar(
-        "INSERT INTO sync_iterations (run_id, sync_pair, direction, src, dest, started_at, dry_run, status) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, 'running') RETURNING id",
+        "INSERT INTO sync_iterations (run_id, sync_pair, direction, src, dest, started_at, dry_run, \
+         lease_transitions, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running') RETURNING id",
     )
     .bind(run_id.as_str())
     .bind(sync_pair.as_str())
@@ -431,6 +431,7 @@ async fn iteration_id(connection: &mut SqliteConnection, iteration: &Iteration) 
     .bind(dest)
     .bind(time::sql_text(*started_at))
     .bind(*dry_run)
+    .bind(*lease_transitions)
     .fetch_one(connection)
     .await
 }

@@ -61,6 +61,7 @@ fn iteration(dry_run: bool) -> Iteration {
         dest: "/mnt/hp/media".to_owned(),
         started_at: "2026-04-13T15:23:57.250Z".parse().unwrap(),
         dry_run,
+        lease_transitions: None,
     }
 }
 

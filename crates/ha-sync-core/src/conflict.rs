@@ -43,7 +43,7 @@ fn shorten(stem: &[u8], length: usize) -> &[u8] {
         return stem;
     }
     match std::str::from_utf8(stem) {
-        Ok(text) => text[..text.floor_char_boundary(length)].as_bytes(),
+        Ok(text) => &stem[..text.floor_char_boundary(length)],
         Err(_) => &stem[..length],
     }
 }

@@ -168,12 +168,11 @@ fn unchanged<E>(
     if agreed.size != destination.size {
         return Ok(false);
     }
-    if agreed.b.untouched(destination) && !policy.checksum && !policy.in_last_tick(destination) {
-        return Ok(true);
-    }
+    let untouched = agreed.b.untouched(destination) && !policy.in_last_tick(destination);
     match agreed.content {
+        _ if untouched && !policy.checksum => Ok(true),
         Some(known) => Ok(content()? == known),
-        None => Ok(false),
+        None => Ok(untouched),
     }
 }
 

@@ -198,14 +198,12 @@ fn one_sided<L: Look>(
     let Some(agreed) = agreed else {
         return Ok(restore(rules.clock().is_future(entry.mtime).then_some(Reason::FutureTime)));
     };
-    let changed = match rules.glance(side, entry, agreed) {
-        Glance::Same => false,
-        Glance::Changed => true,
+    let glance = rules.glance(side, entry, agreed);
+    let changed = match (glance, agreed.content) {
+        (Glance::Same, _) | (Glance::Reread, None) => false,
+        (Glance::Reread | Glance::Touched, Some(content)) => look.content(side)? != content,
         // What was agreed is not known: it may have changed, and the change wins.
-        Glance::Reread | Glance::Touched => match agreed.content {
-            Some(content) => look.content(side)? != content,
-            None => true,
-        },
+        (Glance::Touched, None) | (Glance::Changed, _) => true,
     };
     Ok(if changed {
         restore(Some(Reason::KeptChanged))
@@ -380,3 +378,6 @@ impl Both<'_> {
         Ok((if order.is_gt() { Side::A } else { Side::B }, Reason::Tie))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,6 +105,9 @@ pub struct Iteration {
     pub started_at: Timestamp,
     /// Whether nothing is copied or deleted.
     pub dry_run: bool,
+    /// The fencing value of the Lease that the run holds: how often the Lease changed hands (`leaseTransitions`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_transitions: Option<i64>,
 }
 
 /// Is one operation: a line of an opslog, a row of `sync_operations`.

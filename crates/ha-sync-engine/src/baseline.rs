@@ -112,6 +112,9 @@ impl Ends {
     }
 }
 
+/// Is what was agreed in a directory, by name.
+pub type Entries = Vec<(Vec<u8>, Agreed)>;
+
 /// Is a baseline that was found whole. May be asked by many threads.
 #[derive(Debug)]
 pub struct Baseline {
@@ -147,22 +150,18 @@ impl Baseline {
 
     /// Opens and checks a baseline; nothing when there is none.
     pub fn open(path: &Path, ends: &Ends) -> Result<Option<Self>, BaselineError> {
-        let Some(mut baseline) = Self::open_any(path)? else { return Ok(None) };
-        let Header { pair, roots, .. } = &baseline.header;
-        let path = || printable_path(path);
-        if *pair != ends.pair.as_str() {
-            return Err(BaselineError::OtherPair { path: path(), found: pair.clone() });
-        }
+        let Some(mut baseline) = Self::open_of(path, &ends.pair)? else { return Ok(None) };
+        let roots = &baseline.header.roots;
         if (&roots.0[..], &roots.1[..]) != ends.ordered() {
             let (one, other) = (printable(&roots.0), printable(&roots.1));
-            return Err(BaselineError::OtherRoots { path: path(), one, other });
+            return Err(BaselineError::OtherRoots { path: printable_path(path), one, other });
         }
         baseline.swapped = ends.swapped();
         Ok(Some(baseline))
     }
 
-    /// Opens and checks a baseline of whatever pair and roots; its sides are in the order of their paths.
-    pub fn open_any(path: &Path) -> Result<Option<Self>, BaselineError> {
+    /// Opens and checks the baseline of a pair with whatever roots; its sides are in the order of their paths.
+    pub fn open_of(path: &Path, pair: &PairName) -> Result<Option<Self>, BaselineError> {
         let Some(file) = local::open_if_present(path)? else { return Ok(None) };
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof => BaselineError::Truncated { path: printable_path(path) },
@@ -197,6 +196,9 @@ impl Baseline {
             return Err(damaged("its checksum differs"));
         }
         let header = read_header(rest).map_err(|Malformed| damaged("its header cannot be read"))?;
+        if header.pair != pair.as_str() {
+            return Err(BaselineError::OtherPair { path: printable_path(path), found: header.pair });
+        }
         let number =
             |place: usize| trailer[place..].first_chunk().map_or(0, |bytes: &[u8; 8]| u64::from_le_bytes(*bytes));
         let (blocks_end, directories, entries) = (number(0), number(8), number(16));
@@ -226,9 +228,9 @@ impl Baseline {
         self.entries
     }
 
-    /// Returns what was agreed in a directory, by name; nothing when nothing was. Ask only for the root, or for what its
+    /// Returns what was agreed in a directory; nothing when nothing was. Ask only for the root, or for what its
     /// parent has as a directory.
-    pub fn directory(&self, path: &RelPath) -> Result<Option<Vec<(Vec<u8>, Agreed)>>, BaselineError> {
+    pub fn directory(&self, path: &RelPath) -> Result<Option<Entries>, BaselineError> {
         let Some(bytes) = self.read_block(hash(path.as_bytes()))? else { return Ok(None) };
         let block = self.understood(Block::open(&bytes))?;
         if block.path != path.as_bytes() {
@@ -295,7 +297,7 @@ impl Baseline {
         read.map_err(|Malformed| self.damaged("a block cannot be read"))
     }
 
-    fn entries_of(&self, block: Block<'_>) -> Result<Vec<(Vec<u8>, Agreed)>, BaselineError> {
+    fn entries_of(&self, block: Block<'_>) -> Result<Entries, BaselineError> {
         let entries = self.understood(block.entries(self.swapped))?;
         self.understood(entries.into_iter().map(|(name, agreed)| Ok((name, agreed.ok_or(Malformed)?))).collect())
     }

@@ -263,6 +263,7 @@ impl<'a> Executor<'a> {
         if entry.mode == open || entry.uid != rustix::process::geteuid().as_raw() || batch.directory.is_root() {
             return Ok(());
         }
+        directory.check_fence("set mode of", b"")?;
         rustix::fs::fchmod(directory, Mode::from_raw_mode(open))
             .map_err(|errno| directory.error("set mode of", b"", errno))?;
         lock(&self.closed).push((batch.directory.clone(), entry.mode, batch.mtime));
@@ -273,6 +274,7 @@ impl<'a> Executor<'a> {
     pub(crate) fn close_directories(&self) {
         for (path, mode, mtime) in lock(&self.closed).drain(..).rev() {
             let closed = self.destination.open_dir(&path).and_then(|directory| {
+                directory.check_fence("set mode of", b"")?;
                 rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))
                     .map_err(|errno| directory.error("set mode of", b"", errno))?;
                 mtime.map_or(Ok(()), |mtime| directory.set_mtime(mtime))
@@ -435,6 +437,7 @@ impl<'a> Executor<'a> {
             _ => return Err(OperationError::Changed),
         }
         if self.job.keep_replaced {
+            place.destination.check_fence("record a removed directory", name)?;
             self.record_gone(&place.batch.directory.join(name), seen, false)?;
         }
         match place.destination.remove_directory(name) {
@@ -511,6 +514,7 @@ impl<'a> Executor<'a> {
 }
 
 fn directory_times(handle: &OwnedFd, directory: &Dir, name: &[u8], mtime: Time) -> Result<(), FsError> {
+    directory.check_fence("set times of", name)?;
     ha_sync_fs::dir::set_mtime(handle, mtime).map_err(|errno| directory.error("set times of", name, errno))
 }
 

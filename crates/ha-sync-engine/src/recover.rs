@@ -1,13 +1,14 @@
 //! Finds out what a run that was interrupted had done of what it was about to do, and tidies up after it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::filter;
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::{RelPath, unescape};
 use ha_sync_core::record::{Identity, Intent, Operation, OperationStatus};
-use ha_sync_fs::{Dir, FsError, Root, commit, trash};
+use ha_sync_fs::{Dir, Fence, FsError, Root, commit, trash};
 use jiff::Timestamp;
 use rustix::io::Errno;
 
@@ -19,16 +20,17 @@ const COARSEST: i128 = 2 * Time::SECOND;
 /// Resolves the open intents of a dead run at the root that they change: returns the operations that were completed. Old versions that had just
 /// been exchanged out go to the trash, other temporary entries away.
 ///
-/// The pair's lock must be held.
+/// The pair's lock must be held; `fence` is that lock's, when it must be renewed.
 pub fn resolve(
     destination: &Path,
     run: &RunId,
     intents: &[&Intent],
     keep_replaced: bool,
     now: Timestamp,
+    fence: Option<Arc<Fence>>,
 ) -> Result<Vec<Operation>, FsError> {
     // Mounts may have been crossed; what the intents name is checked entry by entry.
-    let root = Root::open(destination, true)?;
+    let root = Root::open(destination, true)?.fenced(fence);
     if !intents.is_empty() && root.open_dir(&RelPath::root())?.list()?.is_empty() {
         // Most likely it is not mounted: nothing can be told of what was done.
         let path = ha_sync_fs::error::printable_path(destination);

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::filter::{self, OWN_DIRECTORY};
@@ -11,7 +12,7 @@ use ha_sync_core::name::RunId;
 use ha_sync_core::path::{RelPath, unescape};
 use ha_sync_fs::commit::CommitError;
 use ha_sync_fs::trash::{self, PutBack, TRASH};
-use ha_sync_fs::{Dir, FsError, Root, attributes};
+use ha_sync_fs::{Dir, Fence, FsError, Root, attributes};
 use jiff::Timestamp;
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -413,8 +414,10 @@ pub struct Pruned {
 }
 
 /// Removes from the trash of a root what runs that began before `before` put there: an entry's age is its run's.
-pub fn prune(root: &Path, before: Timestamp, dry_run: bool) -> Result<Pruned, FsError> {
-    let root = Root::open(root, false)?;
+///
+/// `fence` is that of the lock under which this is done, when that must be renewed.
+pub fn prune(root: &Path, before: Timestamp, dry_run: bool, fence: Option<Arc<Fence>>) -> Result<Pruned, FsError> {
+    let root = Root::open(root, false)?.fenced(fence);
     let mut pruned = Pruned::default();
     for run in runs(&root)?.into_iter().filter(|run| run.started() < before) {
         pruned.runs += 1;

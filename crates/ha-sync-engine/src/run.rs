@@ -148,14 +148,14 @@ struct Checked {
 
 /// Checks the halts that need no scan, without a change to either root. What an interrupted run left is tidied up
 /// only when they pass: else the roots may not be the ones that it worked in.
-pub fn preflight(job: &Job, state: &PairState, own: &[(u64, u64)]) -> Result<(), RunError> {
-    check(job, state, own).map(drop)
+pub fn preflight(job: &Job, state: &PairState, own: &[(u64, u64)], stop: &Stop) -> Result<(), RunError> {
+    check(job, state, own, stop).map(drop)
 }
 
-fn check(job: &Job, state: &PairState, own: &[(u64, u64)]) -> Result<Checked, RunError> {
+fn check(job: &Job, state: &PairState, own: &[(u64, u64)], stop: &Stop) -> Result<Checked, RunError> {
     let [one, other] = job.sides();
-    let source = halt::open_root(one, &job.source, job.cross_mounts)?;
-    let destination = halt::open_root(other, &job.destination, job.cross_mounts)?;
+    let source = halt::open_root(one, &job.source, job.cross_mounts)?.fenced(stop.fence());
+    let destination = halt::open_root(other, &job.destination, job.cross_mounts)?.fenced(stop.fence());
     halt::check_apart(job, &source, &destination)?;
     let sides = [(one, &source), (other, &destination)];
     for (side, root) in sides {
@@ -197,7 +197,7 @@ fn filters(job: &Job, source: &Root, destination: &Root) -> Result<Vec<Filter>, 
 /// Runs a job.
 pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunError> {
     let Checked { source, destination, filters, emptiness, source_probe, destination_probe } =
-        check(job, environment.state, &environment.own)?;
+        check(job, environment.state, &environment.own, environment.stop)?;
     // A restore moves entries at a root; runs of whatever pairs may share it.
     let _source_lock = share(&source, job)?;
     let _destination_lock = share(&destination, job)?;

@@ -1,8 +1,10 @@
 //! Stops a run before its end.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use ha_sync_fs::Fence;
 
 /// Says why a run is stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,7 @@ impl fmt::Display for StopReason {
 pub struct Stop {
     stopped: AtomicBool,
     reason: Mutex<Option<StopReason>>,
+    fence: OnceLock<Arc<Fence>>,
 }
 
 impl Stop {
@@ -52,13 +55,34 @@ impl Stop {
         self.stopped.store(true, Ordering::Release);
     }
 
+    /// Binds the run to a lock that must be renewed: it stops by the clock when that is not done. The first one stays.
+    pub fn bind(&self, fence: Arc<Fence>) {
+        let _ = self.fence.set(fence);
+    }
+
+    /// Returns the fence that the trees of the run are behind.
+    pub fn fence(&self) -> Option<Arc<Fence>> {
+        self.fence.get().cloned()
+    }
+
     /// Tells whether the run is to stop.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        if self.stopped.load(Ordering::Acquire) {
+            return true;
+        }
+        match self.fence.get() {
+            // Asked of the clock itself: after a freeze no other thread may have noticed yet.
+            Some(fence) if !fence.may_begin() => {
+                self.stop(StopReason::LockLost(fence.why()));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Returns why.
     pub fn reason(&self) -> Option<StopReason> {
+        self.is_stopped();
         self.reason.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }

@@ -312,7 +312,8 @@ pub(crate) fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir,
     let source = directory.open_file(name)?;
     let copy = trash.create_file(kept)?;
     let abilities = Abilities::new(false);
-    let result = Copier::new(Hashing::Never, &abilities, &|| false, &|_| {}).copy(&source, seen, &copy);
+    let result = Copier::new(Hashing::Never, &abilities, &|| trash.check_fence("write", kept).is_err(), &|_| {})
+        .copy(&source, seen, &copy);
     if let Err(error) = result {
         trash.remove_file(kept)?;
         use crate::content::CopyError;
@@ -322,6 +323,7 @@ pub(crate) fn keep_copy(directory: &Dir, name: &[u8], seen: &Entry, trash: &Dir,
             CopyError::Changed | CopyError::Stopped => directory.error("keep a copy of", name, Errno::AGAIN),
         });
     }
+    trash.check_fence("set times of", kept)?;
     let (uid, gid) = owner(seen.uid, seen.gid);
     let _ = rustix::fs::fchown(&copy, uid, gid);
     if let Ok(held) = attributes::read(&source, true) {

@@ -165,6 +165,10 @@ impl<'a> Copier<'a> {
         if filled != size {
             return Err(CopyError::Changed);
         }
+        // Reading may have taken long.
+        if (self.stopped)() {
+            return Err(CopyError::Stopped);
+        }
         write_all(destination, &self.buffer[..size], 0)?;
         (self.progress)(size as u64);
         let md5 = (self.hashing != Hashing::Never).then(|| Md5::digest(&self.buffer[..size]).into());

@@ -2,7 +2,6 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ha_sync_core::entry::{Entry, Kind, Time};
@@ -14,13 +13,13 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::FsError;
-use crate::root::{DIRECTORY, printable_below};
+use crate::root::{DIRECTORY, Tree, printable_below};
 
 /// Is an open directory of a tree.
 #[derive(Debug)]
 pub struct Dir {
     pub(crate) handle: OwnedFd,
-    pub(crate) root: Arc<PathBuf>,
+    pub(crate) root: Arc<Tree>,
     pub(crate) path: RelPath,
 }
 
@@ -97,11 +96,33 @@ pub(crate) fn stat_at(directory: impl AsFd, name: &[u8], flags: AtFlags) -> Resu
 impl Dir {
     /// Makes the error of a step on a name of this directory.
     pub fn error(&self, step: &'static str, name: &[u8], errno: Errno) -> FsError {
-        FsError::new(step, printable_below(&self.root, &self.path, name), errno)
+        FsError::new(step, printable_below(&self.root.path, &self.path, name), errno)
     }
 
     fn explain<T>(&self, step: &'static str, name: &[u8], result: Result<T, Errno>) -> Result<T, FsError> {
         result.map_err(|errno| self.error(step, name, errno))
+    }
+
+    /// Checks that the tree may still be changed; called right before every system call that changes it. Between this
+    /// and the call the process can still be frozen: that gap is as small as it can be made on this side.
+    pub fn check_fence(&self, step: &'static str, name: &[u8]) -> Result<(), FsError> {
+        match &self.root.fence {
+            Some(fence) if !fence.may_change() => {
+                Err(FsError::fenced(step, printable_below(&self.root.path, &self.path, name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a call that changes the tree, behind the fence.
+    fn change<T>(
+        &self,
+        step: &'static str,
+        name: &[u8],
+        call: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, FsError> {
+        self.check_fence(step, name)?;
+        self.explain(step, name, call())
     }
 
     /// Returns its path below the root.
@@ -156,12 +177,13 @@ impl Dir {
     /// Makes a new file, mode 0600, for writing and reading.
     pub fn create_file(&self, name: &[u8]) -> Result<OwnedFd, FsError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.explain("create", name, rustix::fs::openat(&self.handle, name, flags, Mode::from_raw_mode(0o600)))
+        self.change("create", name, || rustix::fs::openat(&self.handle, name, flags, Mode::from_raw_mode(0o600)))
     }
 
     /// Makes a new file without a name, mode 0600; nothing where the file system has none.
     pub fn create_unnamed_file(&self) -> Result<Option<OwnedFd>, FsError> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        self.check_fence("create a file in", b"")?;
         match rustix::fs::openat(&self.handle, c".", flags, Mode::from_raw_mode(0o600)) {
             Ok(file) => Ok(Some(file)),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
@@ -172,6 +194,7 @@ impl Dir {
     /// Gives a file without a name its name; fails with EEXIST when that is taken.
     pub fn name_file(&self, file: impl AsFd, name: &[u8]) -> Result<(), FsError> {
         let file = file.as_fd();
+        self.check_fence("link", name)?;
         let by_handle = rustix::fs::linkat(file, c"", &self.handle, name, AtFlags::EMPTY_PATH);
         let result = match by_handle {
             // Without CAP_DAC_READ_SEARCH kernels before 6.10 want it by its path in /proc.
@@ -186,7 +209,7 @@ impl Dir {
 
     /// Makes a directory, mode 0700.
     pub fn make_directory(&self, name: &[u8]) -> Result<(), FsError> {
-        self.explain("make directory", name, rustix::fs::mkdirat(&self.handle, name, Mode::from_raw_mode(0o700)))
+        self.change("make directory", name, || rustix::fs::mkdirat(&self.handle, name, Mode::from_raw_mode(0o700)))
     }
 
     /// Opens a directory in this one.
@@ -211,7 +234,7 @@ impl Dir {
 
     /// Makes a symbolic link.
     pub fn make_link(&self, target: &[u8], name: &[u8]) -> Result<(), FsError> {
-        self.explain("make link", name, rustix::fs::symlinkat(target, &self.handle, name))
+        self.change("make link", name, || rustix::fs::symlinkat(target, &self.handle, name))
     }
 
     /// Reads the target of a symbolic link.
@@ -222,54 +245,56 @@ impl Dir {
 
     /// Gives a file another name (`link`).
     pub fn hard_link(&self, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<(), FsError> {
-        let result = rustix::fs::linkat(&self.handle, name, &to.handle, to_name, AtFlags::empty());
-        to.explain("link", to_name, result)
+        to.change("link", to_name, || rustix::fs::linkat(&self.handle, name, &to.handle, to_name, AtFlags::empty()))
     }
 
     /// Renames; fails with EEXIST when the new name is taken (where the file system can tell).
     pub fn rename_new(&self, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<(), FsError> {
-        let result = rustix::fs::renameat_with(&self.handle, name, &to.handle, to_name, RenameFlags::NOREPLACE);
-        to.explain("rename", to_name, result)
+        to.change("rename", to_name, || {
+            rustix::fs::renameat_with(&self.handle, name, &to.handle, to_name, RenameFlags::NOREPLACE)
+        })
     }
 
     /// Renames over what is there.
     pub fn rename_over(&self, name: &[u8], to: &Dir, to_name: &[u8]) -> Result<(), FsError> {
-        let result = rustix::fs::renameat(&self.handle, name, &to.handle, to_name);
-        to.explain("rename", to_name, result)
+        to.change("rename", to_name, || rustix::fs::renameat(&self.handle, name, &to.handle, to_name))
     }
 
     /// Exchanges two names of this directory.
     pub fn exchange(&self, one: &[u8], other: &[u8]) -> Result<(), FsError> {
-        let result = rustix::fs::renameat_with(&self.handle, one, &self.handle, other, RenameFlags::EXCHANGE);
-        self.explain("exchange", other, result)
+        self.change("exchange", other, || {
+            rustix::fs::renameat_with(&self.handle, one, &self.handle, other, RenameFlags::EXCHANGE)
+        })
     }
 
     /// Removes a file or link.
     pub fn remove_file(&self, name: &[u8]) -> Result<(), FsError> {
-        self.explain("remove", name, rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()))
+        self.change("remove", name, || rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()))
     }
 
     /// Removes an empty directory.
     pub fn remove_directory(&self, name: &[u8]) -> Result<(), FsError> {
-        self.explain("remove directory", name, rustix::fs::unlinkat(&self.handle, name, AtFlags::REMOVEDIR))
+        self.change("remove directory", name, || rustix::fs::unlinkat(&self.handle, name, AtFlags::REMOVEDIR))
     }
 
     /// Sets the mtime of the directory itself.
     pub fn set_mtime(&self, mtime: Time) -> Result<(), FsError> {
-        self.explain("set times of", b"", rustix::fs::futimens(&self.handle, &times(mtime)))
+        self.change("set times of", b"", || rustix::fs::futimens(&self.handle, &times(mtime)))
     }
 
     /// Sets the mtime of a name without following it.
     pub fn set_mtime_of(&self, name: &[u8], mtime: Time) -> Result<(), FsError> {
-        let result = rustix::fs::utimensat(&self.handle, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW);
-        self.explain("set times of", name, result)
+        self.change("set times of", name, || {
+            rustix::fs::utimensat(&self.handle, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+        })
     }
 
     /// Sets owner and group of a name without following it.
     pub fn set_owner_of(&self, name: &[u8], uid: u32, gid: u32) -> Result<(), FsError> {
         let (uid, gid) = owner(uid, gid);
-        let result = rustix::fs::chownat(&self.handle, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
-        self.explain("set owner of", name, result)
+        self.change("set owner of", name, || {
+            rustix::fs::chownat(&self.handle, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+        })
     }
 
     /// Makes the directory's own entries durable.
@@ -288,7 +313,7 @@ impl Dir {
     pub fn try_clone(&self) -> Result<OwnedFd, FsError> {
         self.handle.try_clone().map_err(|error| FsError {
             step: "open directory",
-            path: printable_below(&self.root, &self.path, b""),
+            path: printable_below(&self.root.path, &self.path, b""),
             cause: error,
         })
     }

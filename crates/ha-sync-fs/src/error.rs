@@ -23,6 +23,11 @@ impl FsError {
         Self { step, path: path.into(), cause: errno.into() }
     }
 
+    /// Makes the error of a step that was not taken: the lock may be another's by now.
+    pub fn fenced(step: &'static str, path: impl Into<String>) -> Self {
+        Self { step, path: path.into(), cause: std::io::Error::other("not done: the lock is lost") }
+    }
+
     /// Makes an error about a path of this machine outside the synchronised trees.
     pub fn local(step: &'static str, path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
         Self { step, path: printable_path(&path.into()), cause }

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod content;
 pub mod dir;
 pub mod error;
+pub mod fence;
 pub mod local;
 pub mod lock;
 pub mod mounts;
@@ -17,4 +18,5 @@ pub mod trash;
 
 pub use dir::{Dir, Listing};
 pub use error::FsError;
+pub use fence::Fence;
 pub use root::Root;

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::dir::{Dir, stat_at};
 use crate::error::FsError;
+use crate::fence::Fence;
 
 /// A path longer than this is opened in pieces: PATH_MAX counts the final zero, and leaves room.
 const LONGEST_PIECE: usize = 4000;
@@ -20,11 +21,18 @@ const LONGEST_PIECE: usize = 4000;
 pub(crate) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// Is what all handles below a root share.
+#[derive(Debug, Clone)]
+pub(crate) struct Tree {
+    pub(crate) path: PathBuf,
+    pub(crate) fence: Option<Arc<Fence>>,
+}
+
 /// Is an open root directory.
 #[derive(Debug)]
 pub struct Root {
     handle: OwnedFd,
-    path: Arc<PathBuf>,
+    tree: Arc<Tree>,
     entry: Entry,
     cross_mounts: bool,
     openat2: AtomicBool,
@@ -37,12 +45,19 @@ impl Root {
         let fail = |errno| FsError::local("open root", path, std::io::Error::from(errno));
         let handle = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
         let entry = stat_at(&handle, b"", AtFlags::EMPTY_PATH).map_err(fail)?;
-        Ok(Self { handle, path: Arc::new(path.to_owned()), entry, cross_mounts, openat2: AtomicBool::new(true) })
+        let tree = Arc::new(Tree { path: path.to_owned(), fence: None });
+        Ok(Self { handle, tree, entry, cross_mounts, openat2: AtomicBool::new(true) })
+    }
+
+    /// Puts a fence around what is below: nothing is changed any more once it is closed.
+    pub fn fenced(self, fence: Option<Arc<Fence>>) -> Self {
+        let tree = Arc::new(Tree { path: self.tree.path.clone(), fence });
+        Self { tree, ..self }
     }
 
     /// Returns the path it was opened by.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.tree.path
     }
 
     /// Returns what the root was when it was opened.
@@ -55,8 +70,8 @@ impl Root {
     pub fn open_dir(&self, path: &RelPath) -> Result<Dir, FsError> {
         let handle = self
             .resolve(path)
-            .map_err(|errno| FsError::new("open directory", printable_below(&self.path, path, b""), errno))?;
-        Ok(Dir { handle, root: Arc::clone(&self.path), path: path.clone() })
+            .map_err(|errno| FsError::new("open directory", printable_below(&self.tree.path, path, b""), errno))?;
+        Ok(Dir { handle, root: Arc::clone(&self.tree), path: path.clone() })
     }
 
     fn resolve(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
@@ -106,14 +121,14 @@ impl Root {
     /// Makes everything written below the root durable (`syncfs`).
     pub fn sync(&self) -> Result<(), FsError> {
         rustix::fs::syncfs(&self.handle).map_err(|errno| {
-            FsError::new("sync file system", printable_below(&self.path, &RelPath::root(), b""), errno)
+            FsError::new("sync file system", printable_below(&self.tree.path, &RelPath::root(), b""), errno)
         })
     }
 
     /// Returns the free and total bytes of its file system.
     pub fn space(&self) -> Result<(u64, u64), FsError> {
         let space = rustix::fs::fstatvfs(&self.handle).map_err(|errno| {
-            FsError::new("ask for free space", printable_below(&self.path, &RelPath::root(), b""), errno)
+            FsError::new("ask for free space", printable_below(&self.tree.path, &RelPath::root(), b""), errno)
         })?;
         Ok((space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize))
     }

@@ -50,6 +50,7 @@ pub fn open_directory_record(root: &Root, run: &RunId) -> Result<std::os::fd::Ow
     let trash = open_own_directory(root)?.open_or_make_child(TRASH)?;
     let name = directory_record(run);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    trash.check_fence("open", &name)?;
     rustix::fs::openat(&trash, &name[..], flags, Mode::from_raw_mode(0o600))
         .map_err(|errno| trash.error("open", &name, errno))
 }
@@ -136,6 +137,7 @@ impl PutBack<'_> {
     }
 
     fn exchange(&self) -> Result<(), FsError> {
+        self.directory.check_fence("exchange", self.name)?;
         let result = rustix::fs::renameat_with(self.trash, self.name, self.directory, self.name, RenameFlags::EXCHANGE);
         result.map_err(|errno| self.directory.error("exchange", self.name, errno))
     }

@@ -1,6 +1,7 @@
 //! The real binary, in an empty environment: what it prints and how it exits.
 
 mod bad_input;
+mod baseline;
 mod docs;
 mod dry_run;
 mod faults;
@@ -45,6 +46,10 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["-h"],
         &["restore", "--help"],
         &["prune", "--help"],
+        &["baseline", "--help"],
+        &["baseline", "show", "--help"],
+        &["baseline", "verify", "--help"],
+        &["baseline", "forget", "--help"],
         &["completions", "--help"],
         &["man", "--help"],
     ] {
@@ -88,6 +93,7 @@ fn short_help() {
     Commands:
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
+      baseline     Show, check or forget what both sides of a pair last agreed on
       completions  Print the completions for a shell
       man          Print the manual page, or write all pages to a directory
 
@@ -230,7 +236,9 @@ fn manual_pages_render() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
     assert_eq!(printed(&["man", "--out", path]), "");
-    for name in ["ha-sync.1", "ha-sync-restore.1", "ha-sync-prune.1", "ha-sync-completions.1"] {
+    for name in
+        ["ha-sync.1", "ha-sync-restore.1", "ha-sync-prune.1", "ha-sync-baseline-forget.1", "ha-sync-completions.1"]
+    {
         assert!(Path::new(path).join(name).is_file(), "{name}");
     }
 }

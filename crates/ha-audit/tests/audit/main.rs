@@ -38,6 +38,7 @@ fn iteration(pair: &str, number: u32) -> Iteration {
         dest: "/mnt/b".to_owned(),
         started_at,
         dry_run: false,
+        lease_transitions: Some(7),
     }
 }
 

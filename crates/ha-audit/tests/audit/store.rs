@@ -88,7 +88,7 @@ fn every_field_of_an_operation_is_stored() {
     let row = &store.iterations(Some(&run.sync_pair), 5).unwrap()[0];
     assert_eq!(row.run_id.as_deref(), Some(run.run_id.as_str()));
     assert_eq!((row.started_at, row.ended_at), (run.started_at, Some(success(1).ended_at)));
-    assert_eq!((&row.counts, row.status, row.lease_transitions), (&success(1).counts, Status::Success, None));
+    assert_eq!((&row.counts, row.status, row.lease_transitions), (&success(1).counts, Status::Success, Some(7)));
 }
 
 #[test]

@@ -132,6 +132,7 @@ impl Executor<'_> {
             mode_now = None;
             let present = attributes::read(handle, self.privileged)
                 .map_err(|errno| directory.error("read attributes of", name, errno))?;
+            directory.check_fence("set attributes of", name)?;
             let refused = attributes::write(handle, wanted, &present)
                 .map_err(|errno| directory.error("set attributes of", name, errno))?;
             if let Some(refused) = refused {
@@ -145,6 +146,7 @@ impl Executor<'_> {
             // Set-id bits belong to the owner: without him they would give rights to somebody else.
             let mode = if owned { wanted.mode } else { wanted.mode & 0o1777 };
             if !owned || mode_now != Some(mode) || now.mode & 0o6000 != 0 {
+                directory.check_fence("set mode of", name)?;
                 rustix::fs::fchmod(handle, Mode::from_raw_mode(mode))
                     .map_err(|errno| directory.error("set mode of", name, errno))?;
             }
@@ -166,6 +168,7 @@ impl Executor<'_> {
             return Ok(true);
         }
         let (uid, gid) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
+        directory.check_fence("set owner of", name)?;
         if self.owners.load(Ordering::Relaxed) {
             match rustix::fs::fchown(handle, Some(uid), Some(gid)) {
                 Ok(()) => return Ok(true),

@@ -33,6 +33,7 @@ impl Executor<'_> {
             None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
             Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
                 if seen.is_directory() && self.job.keep_replaced {
+                    place.destination.check_fence("record a removed directory", &planned.name)?;
                     self.record_gone(&place.batch.directory.join(&planned.name), seen, true)?;
                 }
                 let trash = place.trash.as_ref();
@@ -147,6 +148,7 @@ impl Executor<'_> {
         let to = &place.destination;
         let mut again = true;
         let copied = loop {
+            to.check_fence("write", name)?;
             let copied = match copier.copy(source, entry, destination) {
                 Ok(copied) => Some(copied),
                 Err(CopyError::Changed) => None,
@@ -163,6 +165,7 @@ impl Executor<'_> {
             }
             again = false;
             *entry = now;
+            to.check_fence("truncate", name)?;
             rustix::fs::ftruncate(destination, 0).map_err(|errno| to.error("truncate", name, errno))?;
             rustix::fs::seek(source, rustix::fs::SeekFrom::Start(0))
                 .map_err(|errno| from.error("read", name, errno))?;

@@ -38,7 +38,7 @@ impl OperationLog for Recorder {
     }
 }
 
-fn job(source: &Path, destination: &Path, delete: bool) -> Job {
+pub(crate) fn job(source: &Path, destination: &Path, delete: bool) -> Job {
     Job {
         pair: "model".parse().unwrap(),
         mode: Mode::OneWay,

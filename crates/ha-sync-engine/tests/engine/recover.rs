@@ -47,7 +47,7 @@ impl Left {
     ) -> Result<Vec<Operation>, FsError> {
         let intent = Intent { seq: 1, operation, direction: None, filepath: "name".to_owned(), before, after };
         let run: RunId = RUN.parse().unwrap();
-        resolve(self.root.path(), &run, &[&intent], keep, Timestamp::UNIX_EPOCH)
+        resolve(self.root.path(), &run, &[&intent], keep, Timestamp::UNIX_EPOCH, None)
     }
 
     fn trashed(&self, name: &str) -> PathBuf {
@@ -170,7 +170,7 @@ fn a_link_in_place_of_the_directory_is_not_followed() {
         after: Some(left.identity("name")),
     };
     let run: RunId = RUN.parse().unwrap();
-    let done = resolve(left.root.path(), &run, &[&intent], true, Timestamp::UNIX_EPOCH).unwrap();
+    let done = resolve(left.root.path(), &run, &[&intent], true, Timestamp::UNIX_EPOCH, None).unwrap();
     assert!(done.is_empty());
     Snapshot::of(outside.path()).assert_same(&untouched);
 }
