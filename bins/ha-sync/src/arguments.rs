@@ -1,6 +1,7 @@
 //! Takes the command line apart: [`parse`] returns what is asked for, or why not.
 
 mod definition;
+mod pair;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -13,11 +14,13 @@ use ha_cli::failure::{Failure, FailureKind};
 use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
 
+use crate::settings::{BaselineSettings, BaselineWork, PairSettings};
 use crate::settings::{
     Compare, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
 };
-use definition::{Command, Definition, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
+use definition::{Command, Definition, LogArguments, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
 use definition::{RestoreArguments, RunArguments};
+use pair::{BaselineArguments, BaselineCommand, ForgetArguments, PairArguments, ShowArguments, VerifyArguments};
 
 pub(crate) use definition::command;
 
@@ -30,6 +33,8 @@ pub(crate) enum Request {
     Restore(RestoreSettings),
     /// The removal of old records.
     Prune(PruneSettings),
+    /// The baseline of a pair.
+    Baseline(BaselineSettings),
     /// Completions.
     Completions(Shell),
     /// Manual pages.
@@ -66,19 +71,22 @@ impl From<Failure> for Refusal {
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Refusal> {
     let words: Vec<OsString> = words.into_iter().collect();
     let definition = command();
-    let named = words.get(1).and_then(|word| definition.find_subcommand(word));
-    let program = named.map_or_else(|| "ha-sync".to_owned(), |named| format!("ha-sync {}", named.get_name()));
+    let program = program(&definition, &words);
     let refuse = |error: clap::Error| match error.use_stderr() {
         false => Refusal::Shown(error),
         true => Refusal::Failure(usage::refusal(&error, &program)),
     };
     let matches = definition.clone().try_get_matches_from(words).map_err(refuse)?;
     let Definition { command: subcommand, run } = Definition::from_arg_matches(&matches).map_err(refuse)?;
-    let below = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    let mut below = &matches;
+    while let Some((_, matches)) = below.subcommand() {
+        below = matches;
+    }
     match subcommand {
         None => Ok(Request::Run(Box::new(run_settings(run, below)?))),
         Some(Command::Restore(arguments)) => Ok(Request::Restore(restore_settings(arguments))),
         Some(Command::Prune(arguments)) => Ok(Request::Prune(prune_settings(arguments, below)?)),
+        Some(Command::Baseline(arguments)) => Ok(Request::Baseline(baseline_settings(arguments, below))),
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
         Some(Command::Man(ManArguments { out, markdown })) => Ok(Request::Man(match out {
             Some(directory) => Man::Pages(directory),
@@ -86,6 +94,18 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
             None => Man::Page,
         })),
     }
+}
+
+/// Returns the command that the words name, as it is typed.
+fn program(definition: &clap::Command, words: &[OsString]) -> String {
+    let mut program = "ha-sync".to_owned();
+    let mut command = definition;
+    for word in words.iter().skip(1) {
+        let Some(named) = command.find_subcommand(word) else { break };
+        program.push_str(&format!(" {}", named.get_name()));
+        command = named;
+    }
+    program
 }
 
 /// Prints help or the version on stdout; a closed stdout is no error.
@@ -201,8 +221,23 @@ fn prune_settings(arguments: PruneArguments, matches: &ArgMatches) -> Result<Pru
     })
 }
 
+fn baseline_settings(arguments: BaselineArguments, matches: &ArgMatches) -> BaselineSettings {
+    let (pair, work) = match arguments.command {
+        BaselineCommand::Show(ShowArguments { pair, path }) => (pair, BaselineWork::Show(path)),
+        BaselineCommand::Verify(VerifyArguments { pair }) => (pair, BaselineWork::Verify),
+        BaselineCommand::Forget(ForgetArguments { pair }) => (pair, BaselineWork::Forget),
+    };
+    BaselineSettings { pair: pair_settings(pair, matches), work }
+}
+
+fn pair_settings(arguments: PairArguments, matches: &ArgMatches) -> PairSettings {
+    let PairArguments { pair, log, output } = arguments;
+    let records = records_settings(RecordsArguments { log, db_dsn: None }, matches);
+    PairSettings { pair, records, output: short_output(output) }
+}
+
 fn records_settings(arguments: RecordsArguments, matches: &ArgMatches) -> Records {
-    let RecordsArguments { log_dir, db_dsn } = arguments;
+    let RecordsArguments { log: LogArguments { log_dir }, db_dsn } = arguments;
     Records {
         log_dir,
         log_dir_given: matches.value_source("log_dir") == Some(ValueSource::CommandLine),

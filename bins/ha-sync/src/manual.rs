@@ -55,10 +55,7 @@ fn reference() -> String {
     let _ = write!(page, "# ha-sync\n\n{}\n\n", about(&command));
     let _ = write!(page, "```\nha-sync --src <DIR> --dest <DIR> --pair <NAME> [OPTIONS]\nha-sync <COMMAND>\n```\n");
     flags(&mut page, &command, "##");
-    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
-        let _ = write!(page, "\n## ha-sync {}\n\n{}\n", subcommand.get_name(), about(subcommand));
-        flags(&mut page, subcommand, "###");
-    }
+    subcommands(&mut page, &command, "ha-sync");
     page.push_str("\n## Environment\n\n| variable | meaning |\n| --- | --- |\n");
     for variable in environment::ALL {
         let _ = writeln!(page, "| `{}` | {} |", variable.name, variable.about);
@@ -68,6 +65,16 @@ fn reference() -> String {
         let _ = writeln!(page, "| {} | {} |", code.code(), code.about());
     }
     page
+}
+
+/// Writes the visible subcommands of a command, and theirs after each.
+fn subcommands(page: &mut String, command: &Command, program: &str) {
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        let program = format!("{program} {}", subcommand.get_name());
+        let _ = write!(page, "\n## {program}\n\n{}\n", about(subcommand));
+        flags(page, subcommand, "###");
+        subcommands(page, subcommand, &program);
+    }
 }
 
 fn about(command: &Command) -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
@@ -84,14 +85,17 @@ fn wanted(settings: &RestoreSettings) -> Result<Vec<RelPath>, Failure> {
         .paths
         .iter()
         .map(|path| {
-            let mut bytes = path.as_os_str().as_bytes();
-            bytes = bytes.strip_suffix(b"/").unwrap_or(bytes);
-            RelPath::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes).to_vec()).ok_or_else(|| {
-                Failure::new(FailureKind::Usage, format!("not a path below the root: {}", path.display()))
-                    .hint("name it as the trash lists it, relative to the root")
-            })
+            relative(path).map_err(|failure| failure.hint("name it as the trash lists it, relative to the root"))
         })
         .collect()
+}
+
+/// Takes a path below a root as it may be typed: with a slash at its end, or `./` before it.
+pub(crate) fn relative(path: &Path) -> Result<RelPath, Failure> {
+    let mut bytes = path.as_os_str().as_bytes();
+    bytes = bytes.strip_suffix(b"/").unwrap_or(bytes);
+    RelPath::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes).to_vec())
+        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("not a path below the root: {}", path.display())))
 }
 
 fn list(settings: &RestoreSettings, found: &[Trashed]) -> Result<ExitCode, Failure> {
@@ -114,7 +118,18 @@ fn list(settings: &RestoreSettings, found: &[Trashed]) -> Result<ExitCode, Failu
     Ok(ExitCode::Success)
 }
 
-fn shown(time: Time) -> String {
+/// Returns the word for what an entry is.
+pub(crate) fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Link => "link",
+        Kind::Directory => "directory",
+        Kind::Special => "special",
+    }
+}
+
+/// Writes a time in whole seconds, UTC.
+pub(crate) fn shown(time: Time) -> String {
     jiff::Timestamp::from_nanosecond(time.0).map_or_else(|_| "?".to_owned(), |time| format!("{time:.0}"))
 }
 
@@ -130,12 +145,7 @@ fn row(entry: &Trashed, result: Option<&Restored>) -> Row {
     Row {
         run: entry.run.clone(),
         path: entry.path.escaped(),
-        kind: match entry.kind {
-            Kind::File => "file",
-            Kind::Link => "link",
-            Kind::Directory => "directory",
-            Kind::Special => "special",
-        },
+        kind: kind(entry.kind),
         size: entry.size,
         mtime: shown(entry.mtime),
         result: word,

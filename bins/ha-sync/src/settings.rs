@@ -216,6 +216,37 @@ pub(crate) struct PruneSettings {
     pub(crate) output: Output,
 }
 
+/// Says which pair a command looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PairSettings {
+    /// The pair.
+    pub(crate) pair: PairName,
+    /// Where its state is.
+    pub(crate) records: Records,
+    /// How it answers.
+    pub(crate) output: Output,
+}
+
+/// Is what `ha-sync baseline` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BaselineSettings {
+    /// The pair.
+    pub(crate) pair: PairSettings,
+    /// What is to be done.
+    pub(crate) work: BaselineWork,
+}
+
+/// Says what is to be done with a baseline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BaselineWork {
+    /// Shown; what is at a path relative to the roots is listed.
+    Show(Option<PathBuf>),
+    /// Checked.
+    Verify,
+    /// Removed.
+    Forget,
+}
+
 /// Is a text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);

@@ -81,3 +81,6 @@ ALTER TABLE sync_operations DROP INDEX idx_iteration;
 -- The runs of a pair, newest first.
 ALTER TABLE sync_iterations ADD INDEX idx_pair_started (sync_pair, started_at);
 ALTER TABLE sync_iterations DROP INDEX idx_pair;
+-- Which way an operation of a two-way run goes; NULL in a one-way run, whose iteration says it.
+ALTER TABLE sync_operations
+    ADD COLUMN direction ENUM('a-to-b', 'b-to-a') CHARACTER SET utf8mb4 COLLATE {collation};

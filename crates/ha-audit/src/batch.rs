@@ -5,14 +5,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use ha_sync_core::record::{Counts, Iteration, OperationKind, OperationStatus, Outcome, Status};
+use ha_sync_core::record::{Counts, Iteration, OperationKind, OperationStatus, Outcome, Status, Way};
 use sqlx::error::BoxDynError;
 
 use crate::line::{Kind, OperationLine, Text};
 use crate::reader::{LogError, LogReader};
 use crate::time;
 
-const COLUMNS: usize = 14;
+const COLUMNS: usize = 15;
 
 /// Takes the values of a statement in the form of one database's driver.
 pub(crate) trait Arguments: Default {
@@ -34,7 +34,7 @@ pub(crate) struct Limits {
 pub(crate) fn insert_statement(rows: usize, end: &str) -> Arc<str> {
     let mut statement = String::from(
         "INSERT INTO sync_operations (iteration_id, seq, dry_run, operation, filepath, size_before, size_after, \
-         md5_before, md5_after, started_at, ended_at, status, error_message, reason) VALUES ",
+         md5_before, md5_after, started_at, ended_at, status, error_message, reason, direction) VALUES ",
     );
     for row in 0..rows {
         statement.push_str(if row == 0 { "(" } else { ",(" });
@@ -130,6 +130,7 @@ fn push(
     let OperationLine {
         seq,
         operation,
+        direction,
         filepath,
         size_before,
         size_after,
@@ -161,7 +162,11 @@ fn push(
     }
     row.word(words.status(*status))?;
     row.text(plain(error_message))?;
-    row.text(plain(reason))
+    row.text(plain(reason))?;
+    match direction {
+        Some(direction) => row.word(words.direction(*direction)),
+        None => row.text(None),
+    }
 }
 
 /// Holds the texts that repeat from row to row, so that a row does not allocate for them.
@@ -169,6 +174,7 @@ fn push(
 pub(crate) struct Words {
     operations: [Arc<str>; 3],
     statuses: [Arc<str>; 2],
+    directions: [Arc<str>; 2],
     last_time: Arc<str>,
 }
 
@@ -178,6 +184,7 @@ impl Words {
             operations: [OperationKind::Create, OperationKind::Update, OperationKind::Delete]
                 .map(|kind| kind.as_str().into()),
             statuses: ["success", "fail"].map(Arc::from),
+            directions: [Way::AToB, Way::BToA].map(|way| way.as_str().into()),
             last_time: "".into(),
         }
     }
@@ -196,6 +203,14 @@ impl Words {
         match status {
             OperationStatus::Success => success,
             OperationStatus::Fail => fail,
+        }
+    }
+
+    fn direction(&self, direction: Way) -> &Arc<str> {
+        let [a_to_b, b_to_a] = &self.directions;
+        match direction {
+            Way::AToB => a_to_b,
+            Way::BToA => b_to_a,
         }
     }
 

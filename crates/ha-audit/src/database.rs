@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ha_sync_core::name::{Direction, PairName};
-use ha_sync_core::record::{Counts, Fingerprint, Iteration, OperationKind, Outcome, Status};
+use ha_sync_core::record::{Counts, Fingerprint, Iteration, OperationKind, Outcome, Status, Way};
 use jiff::Timestamp;
 
 use crate::batch::{self, Batches, Tally};
@@ -335,7 +335,7 @@ impl Database {
         loop {
             let rows = self
                 .fetch(
-                    "SELECT seq, filepath, operation, size_before FROM sync_operations \
+                    "SELECT seq, filepath, operation, size_before, direction FROM sync_operations \
                      WHERE iteration_id = ? AND seq > ? ORDER BY seq LIMIT 1000",
                     &[id.into(), after.into()],
                 )
@@ -348,7 +348,8 @@ impl Database {
                 let filepath = text("filepath", &mut row)?;
                 let operation = operation_kind(&text("operation", &mut row)?)?;
                 let size_before = number_if_any("size_before", &mut row)?;
-                fingerprint.add(&filepath, operation, size_before.map(i64::cast_unsigned));
+                let direction = text_if_any("direction", &mut row)?.map(|text| way(&text)).transpose()?;
+                fingerprint.add(direction, &filepath, operation, size_before.map(i64::cast_unsigned));
             }
         }
     }
@@ -518,6 +519,13 @@ fn status(text: &str) -> Result<Status, Fault> {
         .into_iter()
         .find(|status| status.as_str() == text)
         .ok_or_else(|| Fault::undecodable("status", &text))
+}
+
+fn way(text: &str) -> Result<Way, Fault> {
+    [Way::AToB, Way::BToA]
+        .into_iter()
+        .find(|way| way.as_str() == text)
+        .ok_or_else(|| Fault::undecodable("direction", &text))
 }
 
 fn operation_kind(text: &str) -> Result<OperationKind, Fault> {

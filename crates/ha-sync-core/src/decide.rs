@@ -2,7 +2,9 @@
 
 use std::cmp::Ordering;
 
+use crate::baseline::{Agreed, Side};
 use crate::entry::{Entry, Kind, Time};
+use crate::newest::Clock;
 use crate::reason::Reason;
 
 /// Is what `--delete-missing` says.
@@ -61,6 +63,8 @@ pub trait Evidence {
     fn targets(&mut self) -> Result<(Vec<u8>, Vec<u8>), Self::Error>;
     /// Compares extended attributes and ACLs; true where they are not synchronised.
     fn same_attributes(&mut self) -> Result<bool, Self::Error>;
+    /// Tells whether everything below the destination's directory is as it was agreed, and may go.
+    fn below_as_agreed(&mut self) -> Result<bool, Self::Error>;
 }
 
 /// Is what is to be done with one path.
@@ -98,10 +102,12 @@ pub enum Unfinished {
 
 /// Decides for a path that the source has.
 ///
-/// `destination` is absent when nothing is there. For two directories the decision is about their metadata.
+/// `destination` is absent when nothing is there; `agreed` is what the baseline knows, the source being its A. For two
+/// directories the decision is about their metadata.
 pub fn decide<E: Evidence>(
     source: &Entry,
     destination: Option<&Entry>,
+    agreed: Option<&Agreed>,
     policy: &Policy,
     unfinished: Unfinished,
     evidence: &mut E,
@@ -112,70 +118,113 @@ pub fn decide<E: Evidence>(
     let Some(destination) = destination else {
         return Ok(Decision::Create);
     };
-    let pair = Pair { source, destination, policy };
+    let clock = policy.clock();
+    let pair = Pair { source, destination, agreed, policy, clock };
     match (source.kind, destination.kind) {
         (_, Kind::Special) => Ok(Decision::Skip(Reason::Special)),
         (Kind::Directory, Kind::Directory) => pair.directories(unfinished, evidence),
         (Kind::File, Kind::File) => pair.files(evidence),
         (Kind::Link, Kind::Link) => pair.links(evidence),
         (Kind::Directory, _) | (_, Kind::Directory) => Ok(match policy.delete {
-            DeleteMissing::Off => Decision::Fail(Reason::TypeConflict),
-            DeleteMissing::On | DeleteMissing::Strict => Decision::Replace(None),
+            DeleteMissing::Off if !pair.replaceable(evidence)? => Decision::Fail(Reason::TypeConflict),
+            DeleteMissing::Off | DeleteMissing::On | DeleteMissing::Strict => Decision::Replace(None),
         }),
         _ => Ok(pair.other_type()),
     }
 }
 
-/// Decides for a path that only the destination has.
-pub fn decide_missing(destination: &Entry, policy: &Policy) -> Decision {
-    match policy.delete {
+/// Decides for a path that only the destination has. `content` reads the MD5 of the destination's file, or of its
+/// link's target.
+pub fn decide_missing<E>(
+    destination: &Entry,
+    agreed: Option<&Agreed>,
+    policy: &Policy,
+    content: impl FnOnce() -> Result<[u8; 16], E>,
+) -> Result<Decision, E> {
+    Ok(match policy.delete {
         DeleteMissing::Off => Decision::Equal,
         _ if destination.kind == Kind::Special => Decision::Skip(Reason::Special),
         _ if destination.mount_point => Decision::Skip(Reason::MountPoint),
-        // Nothing says that both sides once agreed on it, so it may be new there.
-        DeleteMissing::On if policy.two_directions => Decision::Skip(Reason::NewAtDestination),
+        // What both sides never agreed on may be new there.
+        DeleteMissing::On if policy.two_directions && !unchanged(destination, agreed, policy, content)? => {
+            Decision::Skip(Reason::NewAtDestination)
+        }
         DeleteMissing::On | DeleteMissing::Strict => Decision::Delete,
+    })
+}
+
+/// Tells whether the destination still is what was agreed; of a directory what is below it is not meant. Metadata do
+/// not count.
+fn unchanged<E>(
+    destination: &Entry,
+    agreed: Option<&Agreed>,
+    policy: &Policy,
+    content: impl FnOnce() -> Result<[u8; 16], E>,
+) -> Result<bool, E> {
+    let Some(agreed) = agreed.filter(|agreed| agreed.kind == destination.kind) else { return Ok(false) };
+    if destination.kind == Kind::Directory {
+        return Ok(true);
+    }
+    if agreed.size != destination.size {
+        return Ok(false);
+    }
+    let untouched = agreed.b.untouched(destination) && !policy.in_last_tick(destination);
+    match agreed.content {
+        _ if untouched && !policy.checksum => Ok(true),
+        Some(known) => Ok(content()? == known),
+        None => Ok(untouched),
     }
 }
 
 /// Tells whether a time lies ahead of the run's start by more than the threshold.
 pub fn is_future(time: Time, policy: &Policy) -> bool {
-    time.0 > policy.start.0 + policy.threshold
+    policy.clock().is_future(time)
+}
+
+impl Policy {
+    fn clock(&self) -> Clock {
+        Clock { start: self.start, threshold: self.threshold, granularity: self.granularity }
+    }
+
+    /// Where times are coarse, an edit in the tick of the last run's start leaves size and mtime as they were.
+    fn in_last_tick(&self, entry: &Entry) -> bool {
+        self.last_start.is_some_and(|start| (entry.mtime.0 - start.0).abs() <= self.granularity)
+    }
 }
 
 struct Pair<'a> {
     source: &'a Entry,
     destination: &'a Entry,
+    agreed: Option<&'a Agreed>,
     policy: &'a Policy,
+    clock: Clock,
 }
 
 impl Pair<'_> {
-    fn mtimes(&self) -> (Time, Time) {
-        let tick = self.policy.granularity;
-        (self.source.mtime.floor(tick), self.destination.mtime.floor(tick))
-    }
-
     /// The distance of the two times, 0 when a tick of the coarser side hides it.
     fn delta(&self) -> i128 {
-        let (source, destination) = self.mtimes();
-        (source.0 - destination.0).abs()
+        self.clock.delta(self.source.mtime, self.destination.mtime)
     }
 
     fn within_threshold(&self) -> bool {
-        self.delta() <= self.policy.threshold
+        self.clock.close(self.source.mtime, self.destination.mtime)
     }
 
-    /// Who is newer. One time ahead of the clock counts as the run's start, and is the newer of two at that moment;
-    /// two are compared as they are.
     fn newer(&self) -> (Ordering, Option<Reason>) {
-        let (source, destination) = self.mtimes();
-        let start = self.policy.start;
-        match (is_future(source, self.policy), is_future(destination, self.policy)) {
-            (true, false) => (start.cmp(&destination).then(Ordering::Greater), Some(Reason::FutureTime)),
-            (false, true) => (source.cmp(&start).then(Ordering::Less), Some(Reason::FutureTime)),
-            (true, true) => (source.cmp(&destination), Some(Reason::FutureTime)),
-            (false, false) => (source.cmp(&destination), None),
-        }
+        self.clock.newer(self.source.mtime, self.destination.mtime)
+    }
+
+    /// Tells whether the destination is unchanged since it was agreed, and so may give way to another type.
+    fn replaceable<E: Evidence>(&self, evidence: &mut E) -> Result<bool, E::Error> {
+        let agreed = self.agreed.is_some_and(|agreed| agreed.untouched(Side::B, self.destination));
+        let certain = !self.policy.in_last_tick(self.destination) || self.destination.is_directory();
+        Ok(agreed && certain && (!self.destination.is_directory() || evidence.below_as_agreed()?))
+    }
+
+    /// Tells whether both files were compared and found equal, and neither was touched since.
+    fn compared_before(&self) -> bool {
+        let untouched = |side, entry| self.agreed.is_some_and(|agreed| agreed.untouched(side, entry));
+        untouched(Side::A, self.source) && untouched(Side::B, self.destination)
     }
 
     fn newer_wins(&self) -> Decision {
@@ -189,45 +238,41 @@ impl Pair<'_> {
         let (source, destination) = (self.source, self.destination);
         let delta = self.delta();
         if source.size != destination.size {
-            let key = |entry: &Entry| (entry.mtime.floor(self.policy.granularity), entry.size);
+            let key = |entry: &Entry| (self.clock.floor(entry.mtime), entry.size);
             return Ok(if self.within_threshold() { tie(key(source), key(destination)) } else { self.newer_wins() });
         }
-        if delta == 0 && !self.policy.checksum && !self.in_last_tick() {
+        let read = self.policy.checksum || self.policy.in_last_tick(source);
+        if delta == 0 && !read {
             return self.settle(Decision::Equal, evidence);
         }
-        let content = evidence.content()?;
-        if self.within_threshold() {
-            if content.equal {
+        let differing = if self.compared_before() && !read {
+            None
+        } else {
+            Some(evidence.content()?).filter(|content| !content.equal)
+        };
+        match (differing, self.within_threshold()) {
+            (None, true) => {
                 let settled = if delta == 0 { Decision::Equal } else { Decision::Skip(Reason::SameContent) };
-                return self.settle(settled, evidence);
+                self.settle(settled, evidence)
             }
-            let tick = self.policy.granularity;
-            return Ok(tie(
-                (source.mtime.floor(tick), content.source),
-                (destination.mtime.floor(tick), content.destination),
-            ));
+            (Some(content), true) => {
+                let key = |entry: &Entry, sum| (self.clock.floor(entry.mtime), sum);
+                Ok(tie(key(source, content.source), key(destination, content.destination)))
+            }
+            (None, false) => Ok(match self.newer() {
+                (Ordering::Greater, reason) => Decision::Metadata(reason.or(Some(Reason::SameContent))),
+                (_, reason) => Decision::Skip(reason.unwrap_or(Reason::SameContent)),
+            }),
+            (Some(_), false) => Ok(self.newer_wins()),
         }
-        if !content.equal {
-            return Ok(self.newer_wins());
-        }
-        Ok(match self.newer() {
-            (Ordering::Greater, reason) => Decision::Metadata(reason.or(Some(Reason::SameContent))),
-            (_, reason) => Decision::Skip(reason.unwrap_or(Reason::SameContent)),
-        })
-    }
-
-    /// Where times are coarse, an edit in the tick of the last run's start leaves size and mtime as they were.
-    fn in_last_tick(&self) -> bool {
-        let tick = self.policy.granularity;
-        self.policy.last_start.is_some_and(|start| (self.source.mtime.0 - start.0).abs() <= tick)
     }
 
     fn links<E: Evidence>(&self, evidence: &mut E) -> Result<Decision, E::Error> {
         let (source, destination) = evidence.targets()?;
         if source != destination {
-            let tick = self.policy.granularity;
             return Ok(if self.within_threshold() {
-                tie((self.source.mtime.floor(tick), source), (self.destination.mtime.floor(tick), destination))
+                let floor = |entry: &Entry| self.clock.floor(entry.mtime);
+                tie((floor(self.source), source), (floor(self.destination), destination))
             } else {
                 self.newer_wins()
             });
@@ -243,7 +288,7 @@ impl Pair<'_> {
 
     fn other_type(&self) -> Decision {
         let decision = if self.within_threshold() {
-            let key = |entry: &Entry| (entry.mtime.floor(self.policy.granularity), entry.size, entry.kind);
+            let key = |entry: &Entry| (self.clock.floor(entry.mtime), entry.size, entry.kind);
             tie(key(self.source), key(self.destination))
         } else {
             self.newer_wins()

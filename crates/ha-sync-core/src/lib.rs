@@ -2,6 +2,8 @@
 //!
 //! Nothing in this crate does I/O, reads a clock, the environment or a terminal, and nothing is `async`.
 
+pub mod baseline;
+pub mod conflict;
 pub mod decide;
 pub mod entry;
 pub mod event;
@@ -11,4 +13,7 @@ pub mod name;
 pub mod path;
 pub mod plan;
 pub mod reason;
+pub mod reconcile;
 pub mod record;
+
+mod newest;

@@ -35,6 +35,12 @@ pub enum Reason {
     NfsPlaceholder,
     /// A temporary entry of a run that is or may be going on, or one that could not be removed.
     Temporary,
+    /// Changed on one side and deleted on the other: it is restored there.
+    KeptChanged,
+    /// Changed differently on both sides.
+    Conflict,
+    /// The content is not what was agreed, and neither the times nor the inode say that anybody wrote it.
+    SilentChange,
 }
 
 impl Reason {
@@ -55,6 +61,9 @@ impl Reason {
             Self::DeletesWithheld => "delete withheld: directory not fully read",
             Self::NfsPlaceholder => "nfs placeholder",
             Self::Temporary => "temporary entry of another run",
+            Self::KeptChanged => "kept: changed on one side, deleted on the other",
+            Self::Conflict => "changed on both sides",
+            Self::SilentChange => "content changed without a trace",
         }
     }
 }

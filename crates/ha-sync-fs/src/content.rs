@@ -352,6 +352,30 @@ fn write_all(destination: BorrowedFd<'_>, mut data: &[u8], mut position: u64) ->
     Ok(())
 }
 
+/// Returns the MD5 of a file.
+pub fn digest(file: impl AsFd, stopped: &dyn Fn() -> bool) -> Result<[u8; 16], CopyError> {
+    let file = file.as_fd();
+    let mut buffer = vec![0; BUFFER / 4];
+    let mut hash = Md5::new();
+    let mut position = 0;
+    loop {
+        if stopped() {
+            return Err(CopyError::Stopped);
+        }
+        let length = read_full(file, &mut buffer, position).map_err(CopyError::Read)?;
+        if length == 0 {
+            return Ok(hash.finalize().into());
+        }
+        hash.update(&buffer[..length]);
+        position += length as u64;
+    }
+}
+
+/// Returns the MD5 of some bytes, as a link's target.
+pub fn digest_of(bytes: &[u8]) -> [u8; 16] {
+    Md5::digest(bytes).into()
+}
+
 /// Compares two open files byte by byte, and computes the MD5 of both: one computation as long as they are equal.
 pub fn compare(source: impl AsFd, destination: impl AsFd, stopped: &dyn Fn() -> bool) -> Result<Content, CopyError> {
     let (source, destination) = (source.as_fd(), destination.as_fd());

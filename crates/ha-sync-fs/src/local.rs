@@ -44,6 +44,77 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FsError> {
     write().map_err(|error| FsError::local("write", path, error))
 }
 
+/// Is a file that is written beside another one and takes its place when it is whole. Dropped before that, it goes.
+#[derive(Debug)]
+pub struct Replacement {
+    file: fs::File,
+    beside: PathBuf,
+    path: PathBuf,
+    committed: bool,
+}
+
+impl Replacement {
+    /// Begins a file that is to replace `path`, named `<its name>.<mark>.new` until then. Others of that form are
+    /// what dead writers left, and are removed: there is one writer at a time.
+    pub fn begin(path: &Path, mark: &str) -> Result<Self, FsError> {
+        let mut stem = path.file_name().unwrap_or_default().to_owned();
+        stem.push(".");
+        let is_left = |found: &PathBuf| {
+            let name = found.file_name().unwrap_or_default().as_encoded_bytes();
+            name.starts_with(stem.as_encoded_bytes()) && name.ends_with(b".new")
+        };
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for left in list(folder)?.iter().filter(|found| is_left(found)) {
+            remove(left)?;
+        }
+        let mut name = stem;
+        name.push(format!("{mark}.new"));
+        let beside = path.with_file_name(name);
+        let file = fs::OpenOptions::new().write(true).create_new(true).open(&beside);
+        let file = file.map_err(|error| FsError::local("make", &beside, error))?;
+        Ok(Self { file, beside, path: path.to_owned(), committed: false })
+    }
+
+    /// Makes the content durable and puts it in place of the other file.
+    pub fn commit(mut self) -> Result<(), FsError> {
+        let put = || -> io::Result<()> {
+            self.file.sync_all()?;
+            fs::rename(&self.beside, &self.path)?;
+            fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        };
+        put().map_err(|error| FsError::local("write", &self.path, error))?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, content: &[u8]) -> io::Result<usize> {
+        self.file.write(content)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
+/// Opens a file to read, nothing when it is absent.
+pub fn open_if_present(path: &Path) -> Result<Option<fs::File>, FsError> {
+    match fs::File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::local("open", path, error)),
+    }
+}
+
 /// Appends to a file, making it when it is absent.
 pub fn append(path: &Path, content: &[u8]) -> Result<(), FsError> {
     let write =

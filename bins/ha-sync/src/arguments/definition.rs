@@ -12,6 +12,7 @@ use ha_cli::summary::OutputFormat;
 use ha_cli::value::{self, Amount, ValueError};
 use ha_sync_core::name::{Direction, PairName, RunId};
 
+use super::pair::BaselineArguments;
 use crate::settings::{AuditMd5, Delete, Fsync, LockKind};
 
 const EXAMPLES: &str = "\
@@ -76,6 +77,7 @@ pub(crate) struct Definition {
 pub(crate) enum Command {
     Restore(RestoreArguments),
     Prune(PruneArguments),
+    Baseline(BaselineArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
 }
@@ -219,15 +221,22 @@ pub(crate) struct RunArguments {
     pub(crate) quiet: bool,
 }
 
-/// Where records are.
+/// Where logs are.
 #[derive(Debug, Args)]
-pub(crate) struct RecordsArguments {
+pub(crate) struct LogArguments {
     /// Directory for logs, an absolute path
     ///
     /// When this is not given and the default cannot be written, $XDG_STATE_HOME/ha-sync is used.
     #[arg(long, value_name = "DIR", default_value = "/var/log/ha-sync", help_heading = RECORDS,
         value_hint = ValueHint::DirPath, value_parser = absolute_path())]
     pub(crate) log_dir: PathBuf,
+}
+
+/// Where records are.
+#[derive(Debug, Args)]
+pub(crate) struct RecordsArguments {
+    #[command(flatten)]
+    pub(crate) log: LogArguments,
     /// Database of the records [default: SQLite in the log directory]
     ///
     /// sqlite:PATH, mysql://USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@tcp(HOST:3306)/DATABASE, for MySQL 8 and

@@ -1,6 +1,7 @@
 //! The real binary, in an empty environment: what it prints and how it exits.
 
 mod bad_input;
+mod baseline;
 mod database;
 mod docs;
 mod dry_run;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use ha_audit::dsn::Dsn;
 use ha_audit::oplog::OpLog;
 use ha_audit::store::{Store, StoreError};
-use ha_sync_core::record::{Fingerprint, Operation, OperationKind, OperationStatus, Status};
+use ha_sync_core::record::{Fingerprint, Operation, OperationKind, OperationStatus, Status, Way};
 
 use crate::ground::{Ground, block_on, on_both};
 use crate::{finished_log, iteration, operation, operations, success, time};
@@ -51,6 +51,7 @@ fn every_field_of_an_operation_is_stored(place: &Ground) {
     let failed = Operation {
         seq: 2,
         operation: OperationKind::Update,
+        direction: Some(Way::BToA),
         filepath: "a\\\\b\\xff ü\n".to_owned(),
         size_before: Some(7),
         size_after: Some(u64::MAX),
@@ -69,14 +70,15 @@ fn every_field_of_an_operation_is_stored(place: &Ground) {
     assert_eq!((flushed.operations, flushed.status, flushed.interrupted), (2, Status::Success, false));
     let rows = place.rows(
         "SELECT seq, dry_run, operation, filepath, size_before, size_after, md5_before, md5_after, started_at, \
-         ended_at, status, error_message, reason FROM sync_operations ORDER BY seq",
+         ended_at, status, error_message, reason, direction FROM sync_operations ORDER BY seq",
     );
     let [path, md5] = [operation(1).filepath, operation(1).md5_after.unwrap()];
     let start = "2026-04-13 15:23:57.123";
-    let first = ["1", "0", "create", &path, "", "10", "", &md5, start, "2026-04-13 15:23:57.124", "success", "", ""];
+    let first =
+        ["1", "0", "create", &path, "", "10", "", &md5, start, "2026-04-13 15:23:57.124", "success", "", "", ""];
     let (path, md5, most) = ("a\\\\b\\xff ü\n", "b".repeat(32), i64::MAX.to_string());
     let start = "2026-04-13 15:23:58.000";
-    let second = ["2", "0", "update", path, "7", &most, &md5, "", start, "", "fail", "no", "tie"];
+    let second = ["2", "0", "update", path, "7", &most, &md5, "", start, "", "fail", "no", "tie", "b-to-a"];
     for (row, expected) in rows.iter().zip([first, second]) {
         let row: Vec<_> = row.iter().map(|value| value.as_deref().unwrap_or_default()).collect();
         assert_eq!(row, expected);
@@ -134,7 +136,7 @@ fn a_dry_run_is_compared_by_its_set_of_operations(place: &Ground) {
     finished_dry(place.path(), &store, &older, 3);
     let mut expected = Fingerprint::default();
     for operation in operations(1..=1500).iter().rev() {
-        expected.add(&operation.filepath, operation.operation, operation.size_before);
+        expected.add(operation.direction, &operation.filepath, operation.operation, operation.size_before);
     }
     let (pair, direction) = (&dry.sync_pair, &dry.direction);
     assert_eq!(store.last_dry_run(pair, direction).unwrap(), Some((dry.started_at, expected)));
@@ -226,7 +228,7 @@ fn a_database_that_cannot_be_opened_is_named() {
 
 fn a_newer_schema_is_refused(place: &Ground) {
     drop(place.open());
-    place.run("UPDATE ha_sync_schema SET version = 99 WHERE version = 2");
+    place.run("INSERT INTO ha_sync_schema (version) VALUES (99)");
     let error = place.try_open(Duration::from_secs(5)).unwrap_err();
     assert!(matches!(error, StoreError::Schema { found: 99, .. }) && !error.is_retryable());
 }

@@ -47,6 +47,7 @@ fn side(kind: Kind, mtime: i128, bytes: &[u8]) -> Side {
         gid: 1000,
         links: 1,
         allocated: size,
+        created: None,
         mount_point: false,
     };
     Side { entry, bytes: bytes.to_vec(), attributes: 0 }
@@ -97,6 +98,7 @@ struct Looked<'a> {
     source: &'a Side,
     destination: Option<&'a Side>,
     reads: u32,
+    below: bool,
 }
 
 impl Evidence for Looked<'_> {
@@ -123,13 +125,17 @@ impl Evidence for Looked<'_> {
     fn same_attributes(&mut self) -> Result<bool, Self::Error> {
         Ok(self.destination.is_none_or(|destination| destination.attributes == self.source.attributes))
     }
+
+    fn below_as_agreed(&mut self) -> Result<bool, Self::Error> {
+        Ok(self.below)
+    }
 }
 
 /// Decides and tells how often content was read.
 fn look(source: &Side, destination: Option<&Side>, policy: &Policy, unfinished: Unfinished) -> (Decision, u32) {
-    let mut evidence = Looked { source, destination, reads: 0 };
+    let mut evidence = Looked { source, destination, reads: 0, below: false };
     let entry = destination.map(|side| &side.entry);
-    let decision = decide(&source.entry, entry, policy, unfinished, &mut evidence).unwrap();
+    let decision = decide(&source.entry, entry, None, policy, unfinished, &mut evidence).unwrap();
     (decision, evidence.reads)
 }
 
@@ -401,6 +407,10 @@ fn a_future_time_against_one_at_the_very_start_is_the_newer() {
     assert_eq!(decided(&now, &ahead, &policy()), Decision::Skip(Reason::FutureTime));
 }
 
+fn missing_without_baseline(destination: &Entry, policy: &Policy) -> Decision {
+    decide_missing(destination, None, policy, || Err("nothing to compare with")).unwrap()
+}
+
 #[test]
 fn missing_at_the_source() {
     let mounted = |mut side: Side| {
@@ -411,19 +421,165 @@ fn missing_at_the_source() {
     for two_directions in [false, true] {
         let with = |delete| Policy { delete, two_directions, ..policy() };
         for side in &plain {
-            let missing = |delete| decide_missing(&side.entry, &with(delete));
+            let missing = |delete| missing_without_baseline(&side.entry, &with(delete));
             assert_eq!(missing(DeleteMissing::Off), Decision::Equal);
             assert_eq!(missing(DeleteMissing::Strict), Decision::Delete);
             let on = if two_directions { Decision::Skip(Reason::NewAtDestination) } else { Decision::Delete };
             assert_eq!(missing(DeleteMissing::On), on);
         }
         for delete in [DeleteMissing::On, DeleteMissing::Strict] {
-            let missing = |side: &Side| decide_missing(&side.entry, &with(delete));
+            let missing = |side: &Side| missing_without_baseline(&side.entry, &with(delete));
             assert_eq!(missing(&special(OLD)), Decision::Skip(Reason::Special));
             assert_eq!(missing(&mounted(directory(OLD))), Decision::Skip(Reason::MountPoint));
         }
-        assert_eq!(decide_missing(&special(OLD).entry, &with(DeleteMissing::Off)), Decision::Equal);
+        assert_eq!(missing_without_baseline(&special(OLD).entry, &with(DeleteMissing::Off)), Decision::Equal);
     }
+}
+
+/// What both sides agreed on when they were these.
+fn agreed(source: &Side, destination: &Side) -> Agreed {
+    let known = matches!(source.entry.kind, Kind::File | Kind::Link).then(|| sum(&source.bytes));
+    Agreed::new(&source.entry, &destination.entry, known)
+}
+
+/// Decides with a baseline and tells how often content was read.
+fn look_back(source: &Side, destination: &Side, agreed: &Agreed, below: bool, policy: &Policy) -> (Decision, u32) {
+    let mut evidence = Looked { source, destination: Some(destination), reads: 0, below };
+    let entry = Some(&destination.entry);
+    let decision = decide(&source.entry, entry, Some(agreed), policy, Unfinished::No, &mut evidence).unwrap();
+    (decision, evidence.reads)
+}
+
+impl Side {
+    /// Somebody was there.
+    fn touched(mut self) -> Self {
+        self.entry.ctime.0 += 1;
+        self
+    }
+
+    fn inode(mut self, inode: u64) -> Self {
+        self.entry.inode = inode;
+        self
+    }
+}
+
+#[test]
+fn files_that_were_compared_and_found_equal_are_not_read_again() {
+    let beyond = 2 * S + 1;
+    let skip = Decision::Skip(Reason::SameContent);
+    for (source, destination) in [(OLD, OLD + beyond), (OLD, OLD + S), (OLD + S, OLD)] {
+        let (source, destination) = (file(source, "a"), file(destination, "a"));
+        let agreed = agreed(&source, &destination);
+        let with =
+            |source: &Side, destination: &Side, policy: &Policy| look_back(source, destination, &agreed, false, policy);
+        assert_eq!(with(&source, &destination, &policy()), (skip, 0));
+        assert_eq!(look(&source, Some(&destination), &policy(), Unfinished::No), (skip, 1), "without a baseline");
+        // Touched on either side, they are.
+        assert_eq!(with(&source.clone().touched(), &destination, &policy()), (skip, 1));
+        assert_eq!(with(&source, &destination.clone().touched(), &policy()), (skip, 1));
+        assert_eq!(with(&source, &destination.clone().inode(7), &policy()), (skip, 1));
+        assert_eq!(with(&source, &destination, &Policy { checksum: true, ..policy() }), (skip, 1));
+        let last_start = Some(source.entry.mtime);
+        assert_eq!(with(&source, &destination, &Policy { last_start, ..policy() }), (skip, 1));
+        // Our own links are no touch.
+        let mut linked = source.clone().touched();
+        linked.entry.links = 2;
+        assert_eq!(with(&linked, &destination, &policy()), (skip, 0));
+    }
+    // An edit that left size and times is read and found.
+    let (source, destination) = (file(OLD, "a"), file(OLD + beyond, "a"));
+    let found =
+        look_back(&source, &file(OLD + beyond, "b").touched(), &agreed(&source, &destination), false, &policy());
+    assert_eq!(found, (LOST, 1));
+}
+
+#[test]
+fn metadata_are_settled_within_the_threshold_without_a_read() {
+    let (source, destination) = (file(OLD, "a"), file(OLD + S, "a"));
+    let mut chmodded = source.clone().mode(0o600);
+    chmodded.entry.links = 2;
+    let found = look_back(&chmodded, &destination, &agreed(&source, &destination), false, &policy());
+    assert_eq!(found, (Decision::Metadata(None), 0));
+}
+
+#[test]
+fn another_type_replaces_what_is_unchanged_since_it_was_agreed() {
+    let (tree, replace, fail) = (directory(OLD), Decision::Replace(None), Decision::Fail(Reason::TypeConflict));
+    let old = file(OLD, "a");
+    let agreed_file = agreed(&old, &old);
+    let over_file = |destination: &Side| look_back(&tree, destination, &agreed_file, false, &policy()).0;
+    assert_eq!(over_file(&old), replace);
+    for changed in
+        [file(OLD + 9 * S, "a"), file(OLD, "aa"), old.clone().touched(), old.clone().inode(7), link(OLD, "a")]
+    {
+        assert_eq!(over_file(&changed), fail, "{changed:?}");
+    }
+    // Where times are coarse nobody knows.
+    let coarse = Policy { granularity: S, last_start: Some(Time(OLD)), ..policy() };
+    assert_eq!(look_back(&tree, &old, &agreed_file, false, &coarse).0, fail);
+    let agreed_tree = agreed(&tree, &tree);
+    for (below, expected) in [(true, replace), (false, fail)] {
+        assert_eq!(look_back(&old, &tree, &agreed_tree, below, &policy()).0, expected);
+        // Its own time follows from what is below it.
+        assert_eq!(look_back(&old, &directory(OLD + 99 * S), &agreed_tree, below, &policy()).0, expected);
+    }
+    assert_eq!(look_back(&old, &tree, &agreed_file, true, &policy()).0, fail, "agreed as a file");
+}
+
+#[test]
+fn missing_at_the_source_and_agreed_before() {
+    let both = Policy { delete: DeleteMissing::On, two_directions: true, ..policy() };
+    let missing = |destination: &Side, agreed: &Agreed, policy: &Policy| {
+        let mut reads = 0;
+        let content = || {
+            reads += 1;
+            Ok::<_, &'static str>(sum(&destination.bytes))
+        };
+        let decision = decide_missing(&destination.entry, Some(agreed), policy, content).unwrap();
+        (decision, reads)
+    };
+    let keep = Decision::Skip(Reason::NewAtDestination);
+    let old = file(OLD, "a");
+    let known = agreed(&old, &old);
+    let unknown = Agreed { content: None, ..known.clone() };
+    let rows = [
+        ("unchanged", old.clone(), (Decision::Delete, 0), (Decision::Delete, 0)),
+        ("only its mode", old.clone().mode(0o600).touched(), (Decision::Delete, 1), (keep, 0)),
+        ("only its time", file(OLD + 9 * S, "a").touched(), (Decision::Delete, 1), (keep, 0)),
+        ("another inode, same content", old.clone().inode(7), (Decision::Delete, 1), (keep, 0)),
+        ("edited", file(OLD + 9 * S, "b").touched(), (keep, 1), (keep, 0)),
+        ("edited, same time", file(OLD, "b").touched(), (keep, 1), (keep, 0)),
+        ("longer", file(OLD, "aa"), (keep, 0), (keep, 0)),
+        ("another type", link(OLD, "a"), (keep, 0), (keep, 0)),
+        ("a directory", directory(OLD), (keep, 0), (keep, 0)),
+    ];
+    for (what, destination, with_content, without) in rows {
+        assert_eq!(missing(&destination, &known, &both), with_content, "{what}");
+        assert_eq!(missing(&destination, &unknown, &both), without, "{what}, content not known");
+        let one_direction = Policy { two_directions: false, ..both.clone() };
+        assert_eq!(missing(&destination, &known, &one_direction), (Decision::Delete, 0), "{what}: a mirror");
+        let strict = Policy { delete: DeleteMissing::Strict, ..both.clone() };
+        assert_eq!(missing(&destination, &known, &strict), (Decision::Delete, 0), "{what}: strict");
+        let off = Policy { delete: DeleteMissing::Off, ..both.clone() };
+        assert_eq!(missing(&destination, &known, &off), (Decision::Equal, 0), "{what}: off");
+    }
+    let (link, tree) = (link(OLD, "a"), directory(OLD));
+    assert_eq!(missing(&link, &agreed(&link, &link), &both), (Decision::Delete, 0));
+    assert_eq!(missing(&directory(OLD + 9 * S), &agreed(&tree, &tree), &both), (Decision::Delete, 0));
+    // What may have changed in the last tick, or is to be read anyway, is read.
+    let coarse = Policy { granularity: S, last_start: Some(Time(OLD)), ..both.clone() };
+    assert_eq!(missing(&old, &known, &coarse), (Decision::Delete, 1));
+    assert_eq!(missing(&file(OLD, "b"), &known, &coarse), (keep, 1));
+    let checksum = Policy { checksum: true, ..both.clone() };
+    assert_eq!(missing(&old, &known, &checksum), (Decision::Delete, 1));
+    assert_eq!(missing(&file(OLD, "b"), &known, &checksum), (keep, 1));
+    assert_eq!(missing(&old, &unknown, &checksum), (Decision::Delete, 0));
+    assert_eq!(missing(&old, &unknown, &coarse), (keep, 0));
+    // The source's facts are not the destination's.
+    let apart = agreed(&old, &old.clone().inode(7));
+    assert_eq!(missing(&old, &apart, &both), (Decision::Delete, 1));
+    let failed = decide_missing(&old.clone().touched().entry, Some(&known), &both, || Err("content"));
+    assert_eq!(failed, Err("content"));
 }
 
 #[test]
@@ -440,6 +596,9 @@ fn evidence_that_fails_decides_nothing() {
         fn same_attributes(&mut self) -> Result<bool, Self::Error> {
             Err("attributes")
         }
+        fn below_as_agreed(&mut self) -> Result<bool, Self::Error> {
+            Err("below")
+        }
     }
     let pairs = [
         (file(OLD + S, "a"), file(OLD, "b"), "content"),
@@ -448,7 +607,8 @@ fn evidence_that_fails_decides_nothing() {
         (directory(OLD), directory(OLD), "attributes"),
     ];
     for (source, destination, expected) in pairs {
-        let decision = decide(&source.entry, Some(&destination.entry), &policy(), Unfinished::No, &mut Unreadable);
+        let decision =
+            decide(&source.entry, Some(&destination.entry), None, &policy(), Unfinished::No, &mut Unreadable);
         assert_eq!(decision, Err(expected));
     }
 }
