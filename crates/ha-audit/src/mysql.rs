@@ -7,7 +7,7 @@ mod connect;
 mod migrate;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::error::BoxDynError;
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlDatabaseError, MySqlRow};
@@ -23,12 +23,16 @@ pub use connect::Trouble;
 /// Rows of one INSERT, which is one transaction. The server takes 65,535 values at most, which are 4,681 rows.
 const ROWS: usize = 1000;
 const TEXT_BYTES: usize = 1024 * 1024;
+/// The share of a packet that a batch fills before its last row: what one row may need is not known before it is read.
+const PACKET_SHARE: usize = 8;
 /// Changes nothing of a row that is there. (IGNORE would also hide texts that do not fit.)
 const INSERT_END: &str = " ON DUPLICATE KEY UPDATE seq = seq";
 /// A server that says nothing for so long in the midst of a statement is given up, unless the DSN says otherwise.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a statement is sent again that lost against another transaction.
 const RETRIES: u32 = 8;
+/// A server that was found down is not waited for again so soon: a run asks at several places, and one wait is enough.
+const DOWN_FOR: Duration = Duration::from_secs(30);
 /// What a server may do at most while it is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -40,7 +44,10 @@ pub(crate) struct Mysql {
     statement_timeout: Duration,
     /// None after it was lost; the next statement connects again.
     connection: Option<MySqlConnection>,
+    /// When and how it was found down last.
+    down: Option<(Instant, String)>,
     limits: Limits,
+    max_allowed_packet: usize,
     /// The INSERT statement of a full batch; it stays prepared.
     insert_full: Arc<str>,
 }
@@ -64,7 +71,9 @@ impl Mysql {
             connect_timeout,
             statement_timeout,
             connection: Some(session.connection),
-            limits: Limits { rows: ROWS, text_bytes: TEXT_BYTES.min(session.max_allowed_packet / 4) },
+            down: None,
+            limits: Limits { rows: ROWS, text_bytes: TEXT_BYTES.min(session.max_allowed_packet / PACKET_SHARE) },
+            max_allowed_packet: session.max_allowed_packet,
             insert_full: batch::insert_statement(ROWS, INSERT_END),
         };
         let mut found = session.schema_version;
@@ -115,8 +124,14 @@ impl Mysql {
         Ok(())
     }
 
-    async fn insert_batch(&mut self, batch: Batch<MySqlArguments>) -> Result<(), Fault> {
-        let Batch { arguments, rows } = batch;
+    async fn insert_batch(&mut self, batch: Batch<Counted>) -> Result<(), Fault> {
+        let Batch { arguments: Counted { arguments, bytes }, rows } = batch;
+        // The server would close the connection while it is still written to, which looks like a server that went away.
+        if bytes > self.max_allowed_packet {
+            let limit = self.max_allowed_packet;
+            let cause = format!("a statement of {bytes} bytes is larger than the server's max_allowed_packet, {limit}");
+            return Err(Fault { kind: FaultKind::Refused, cause: cause.into() });
+        }
         let full = rows == ROWS;
         let statement = if full { Arc::clone(&self.insert_full) } else { batch::insert_statement(rows, INSERT_END) };
         self.run(async |connection| {
@@ -125,6 +140,21 @@ impl Mysql {
         })
         .await
         .map(|_| ())
+    }
+
+    async fn reconnect(&mut self) -> Result<MySqlConnection, Fault> {
+        if let Some((since, how)) = self.down.take_if(|(since, _)| since.elapsed() < DOWN_FOR) {
+            let cause = format!("{how}, a moment ago").into();
+            self.down = Some((since, how));
+            return Err(Fault { kind: FaultKind::Passing, cause });
+        }
+        match connect::connect(&self.dsn, self.connect_timeout, self.access).await {
+            Ok(session) => Ok(session.connection),
+            Err(error) => {
+                self.down = Some((Instant::now(), error.one_line()));
+                Err(error.into())
+            }
+        }
     }
 
     /// Does a piece of work that may be repeated: again on a new connection when the old one is found lost, and after a
@@ -139,12 +169,13 @@ impl Mysql {
             // taken out: a connection that is given up in the midst of an answer is of no use any more
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
-                None => connect::connect(&self.dsn, self.connect_timeout, self.access).await?.connection,
+                None => self.reconnect().await?,
             };
             let error = match tokio::time::timeout(self.statement_timeout, work(&mut connection)).await {
                 Err(_) => {
-                    let cause = Silent(self.statement_timeout).into();
-                    return Err(Fault { kind: FaultKind::Passing, cause });
+                    let silent = Silent(self.statement_timeout);
+                    self.down = Some((Instant::now(), silent.to_string()));
+                    return Err(Fault { kind: FaultKind::Passing, cause: silent.into() });
                 }
                 Ok(Ok(done)) => {
                     self.connection = Some(connection);
@@ -169,17 +200,34 @@ impl Mysql {
     }
 }
 
-impl Arguments for MySqlArguments {
+/// Is the arguments of a statement, and what its packet has at most.
+#[derive(Debug, Default)]
+struct Counted {
+    arguments: MySqlArguments,
+    bytes: usize,
+}
+
+impl Counted {
+    /// Counts a value of so many bytes: with its length, its type and its bit in the map of those that are NULL.
+    fn count(&mut self, value: usize) {
+        const OVERHEAD: usize = 9 + 2 + 1;
+        self.bytes += value + OVERHEAD;
+    }
+}
+
+impl Arguments for Counted {
     fn number(&mut self, number: Option<i64>) -> Result<(), BoxDynError> {
-        self.add(number)
+        self.count(size_of::<i64>());
+        self.arguments.add(number)
     }
 
     fn text(&mut self, text: Option<&str>) -> Result<(), BoxDynError> {
-        self.add(text)
+        self.count(text.map_or(0, str::len));
+        self.arguments.add(text)
     }
 
     fn word(&mut self, word: &Arc<str>) -> Result<(), BoxDynError> {
-        self.add(&**word)
+        self.text(Some(word))
     }
 }
 
@@ -187,9 +235,9 @@ fn arguments(values: &[Value]) -> Result<MySqlArguments, sqlx::Error> {
     let mut arguments = MySqlArguments::default();
     for value in values {
         match value {
-            Value::Null => arguments.text(None),
-            Value::Number(number) => arguments.number(Some(*number)),
-            Value::Text(text) => arguments.text(Some(text)),
+            Value::Null => arguments.add(None::<&str>),
+            Value::Number(number) => arguments.add(*number),
+            Value::Text(text) => arguments.add(&**text),
         }
         .map_err(sqlx::Error::Encode)?;
     }

@@ -23,6 +23,8 @@ pub enum Cut {
     Before(u64),
     /// The server has done this statement; its answer is lost.
     After(u64),
+    /// From this statement on nothing passes, and new connections hear nothing: a server that froze.
+    Stall(u64),
     /// Nowhere.
     Never,
 }
@@ -50,11 +52,30 @@ impl Listener {
         })
     }
 
+    /// Says the first of these packets, and the next one after each packet that it hears; they are numbered as MySQL does.
+    pub fn conversation(packets: Vec<Vec<u8>>) -> Self {
+        Self::start(move |mut stream, _| {
+            for (index, payload) in packets.iter().enumerate() {
+                if index > 0 && read_packet(&mut stream).is_none() {
+                    return;
+                }
+                let mut packet = u32::try_from(payload.len()).expect("a small packet").to_le_bytes();
+                packet[3] = u8::try_from(2 * index).expect("a short conversation");
+                let _ = stream.write_all(&[&packet, &payload[..]].concat());
+            }
+        })
+    }
+
     /// Passes connections on to a server on 127.0.0.1, without TLS, and cuts one of them at a statement, counted from 1
     /// over all connections. After that new connections are passed on, or all refused.
     pub fn proxy(port: u16, cut: Cut, refuse_after: bool) -> Self {
         let was_cut = Arc::new(AtomicBool::new(false));
+        let mut held = Vec::new();
         Self::start(move |client, commands| {
+            if was_cut.load(Ordering::SeqCst) && matches!(cut, Cut::Stall(_)) {
+                held.push(client);
+                return;
+            }
             if refuse_after && was_cut.load(Ordering::SeqCst) {
                 return;
             }
@@ -134,6 +155,11 @@ impl Pipe {
             while let Some(packet) = read_packet(&mut client) {
                 // sequence 0 begins a command
                 let number = if packet[3] == 0 { commands.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+                if cut == Cut::Stall(number) {
+                    // the other direction keeps the connection open
+                    was_cut.store(true, Ordering::SeqCst);
+                    return;
+                }
                 if cut == Cut::Before(number) {
                     was_cut.store(true, Ordering::SeqCst);
                     break;

@@ -234,6 +234,39 @@ fn a_server_that_goes_away_in_the_middle_or_at_the_end_loses_no_row() {
     assert_eq!(records.sql("SELECT COUNT(*) FROM sync_iterations WHERE status = 'success'"), [runs.to_string()]);
 }
 
+/// The server freezes at a statement; all of the run together waits for it once.
+#[test]
+fn a_server_that_freezes_in_the_middle_delays_a_run_once() {
+    let records = need!(Records::new());
+    run(&small_place(), &records.dsn(), &[]).assert_success();
+    std::thread::scope(|scope| {
+        // while it is connected, when the run is recorded, when its operations are, and at its end
+        for at in [2, 7, 9, 11] {
+            let records = &records;
+            scope.spawn(move || {
+                let proxy = Listener::proxy(records.server.port(), Cut::Stall(at), false);
+                let dsn = format!(
+                    "root:{PASSWORD}@tcp(127.0.0.1:{})/{}?tls=false&timeout=5s&readTimeout=5s",
+                    proxy.port(),
+                    records.database
+                );
+                let place = small_place();
+                let begun = Instant::now();
+                let outcome = run(&place, &dsn, &[]);
+                let elapsed = begun.elapsed();
+                outcome.assert_success();
+                place.assert_sides_equal();
+                let limits = Duration::from_secs(4)..Duration::from_secs(5) + RUN;
+                assert!(limits.contains(&elapsed), "{at}: {elapsed:?}: {}", outcome.stderr);
+                assert_eq!(place.logs().len(), 1);
+                another_pair(&place, &records.dsn());
+                assert!(place.logs().is_empty());
+            });
+        }
+    });
+    assert_eq!(records.sql("SELECT COUNT(*) FROM sync_operations"), ["20"]);
+}
+
 /// The process dies at random moments of a run that flushes; afterwards each file has its rows once.
 #[test]
 fn a_killed_process_loses_and_doubles_no_row() {

@@ -75,6 +75,21 @@ impl Trouble {
 pub(super) struct ConnectError(Vec<Failure>);
 
 impl ConnectError {
+    /// Returns the failures with their causes.
+    pub(super) fn one_line(&self) -> String {
+        let mut text = String::new();
+        for (index, failure) in self.0.iter().enumerate() {
+            text.push_str(if index == 0 { "" } else { "; " });
+            text.push_str(&failure.to_string());
+            let mut next = failure.source();
+            while let Some(source) = next {
+                text.push_str(&format!(": {source}"));
+                next = source.source();
+            }
+        }
+        text
+    }
+
     pub(super) fn is_retryable(&self) -> bool {
         self.0.iter().any(Failure::is_retryable)
     }
@@ -82,18 +97,10 @@ impl ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [failure] = &self.0[..] {
-            return write!(formatter, "{failure}");
+        match &self.0[..] {
+            [failure] => write!(formatter, "{failure}"),
+            _ => formatter.write_str(&self.one_line()),
         }
-        for (index, failure) in self.0.iter().enumerate() {
-            write!(formatter, "{}{failure}", if index == 0 { "" } else { "; " })?;
-            let mut next = failure.source();
-            while let Some(source) = next {
-                write!(formatter, ": {source}")?;
-                next = source.source();
-            }
-        }
-        Ok(())
     }
 }
 
@@ -138,6 +145,8 @@ enum Failure {
         #[source]
         source: Cause,
     },
+    #[error("failed to log in to database server: {address}: it takes this user's password only over TLS")]
+    NeedsTls { address: Address },
     #[error("failed to prepare the session with database server: {address}")]
     Session {
         address: Address,
@@ -158,7 +167,7 @@ impl Failure {
             Self::Resolve { .. } | Self::Connect { .. } | Self::Unanswered { .. } | Self::NoGreeting { .. } => true,
             Self::NoLogin { .. } => true,
             Self::LogIn { source, .. } | Self::Session { source, .. } => Trouble::of(&**source).is_none(),
-            Self::NotMysql { .. } | Self::Tls { .. } | Self::TooOld { .. } => false,
+            Self::NotMysql { .. } | Self::Tls { .. } | Self::NeedsTls { .. } | Self::TooOld { .. } => false,
             Self::File(_) | Self::NoCertificate(_) => false,
         }
     }
@@ -169,7 +178,7 @@ impl Failure {
             Self::Connect { .. } => Some(Trouble::Refused),
             Self::Unanswered { .. } | Self::NoGreeting { .. } | Self::NoLogin { .. } => Some(Trouble::Silent),
             Self::NotMysql { .. } => Some(Trouble::NotMysql),
-            Self::Tls { .. } => Some(Trouble::Tls),
+            Self::Tls { .. } | Self::NeedsTls { .. } => Some(Trouble::Tls),
             Self::LogIn { source, .. } | Self::Session { source, .. } => Trouble::of(&**source),
             Self::TooOld { .. } => Some(Trouble::TooOld),
             Self::File(_) | Self::NoCertificate(_) => Some(Trouble::Tls),
@@ -339,7 +348,8 @@ async fn look(address: Address, limit: Duration, error: Option<sqlx::Error>) -> 
         Some(sqlx::Error::Io(source)) if is_of_the_way(&source) => {
             return Failure::Connect { address, source: plain(source) };
         }
-        Some(error @ sqlx::Error::Configuration(_)) => return Failure::LogIn { address, source: cause(error) },
+        // the driver was asked for RSA
+        Some(sqlx::Error::Configuration(_)) => return Failure::NeedsTls { address },
         _ => {}
     }
     let waited = limit;

@@ -56,7 +56,8 @@ async fn migrate(
     {
         return Ok(None);
     }
-    let table = "CREATE TABLE IF NOT EXISTS ha_sync_schema (version BIGINT NOT NULL PRIMARY KEY) ENGINE=InnoDB";
+    let table = "CREATE TABLE IF NOT EXISTS ha_sync_schema (version BIGINT NOT NULL PRIMARY KEY) \
+                 ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4";
     sqlx::raw_sql(table).execute(&mut *connection).await?;
     let found = found.max(
         sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM ha_sync_schema").fetch_one(&mut *connection).await?,
