@@ -14,13 +14,14 @@ use ha_cli::failure::{Failure, FailureKind};
 use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
 
-use crate::settings::{BaselineSettings, BaselineWork, PairSettings};
+use crate::settings::{BaselineSettings, BaselineWork, DiffSettings, PairSettings};
 use crate::settings::{
     Compare, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
 };
 use definition::{Command, Definition, LogArguments, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
 use definition::{RestoreArguments, RunArguments};
-use pair::{BaselineArguments, BaselineCommand, ForgetArguments, PairArguments, ShowArguments, VerifyArguments};
+use pair::{BaselineArguments, BaselineCommand, DiffArguments};
+use pair::{ForgetArguments, PairArguments, ShowArguments, VerifyArguments};
 
 pub(crate) use definition::command;
 
@@ -33,6 +34,8 @@ pub(crate) enum Request {
     Restore(RestoreSettings),
     /// The removal of old records.
     Prune(PruneSettings),
+    /// In what two roots differ.
+    Diff(DiffSettings),
     /// The baseline of a pair.
     Baseline(BaselineSettings),
     /// Completions.
@@ -86,6 +89,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
         None => Ok(Request::Run(Box::new(run_settings(run, below)?))),
         Some(Command::Restore(arguments)) => Ok(Request::Restore(restore_settings(arguments))),
         Some(Command::Prune(arguments)) => Ok(Request::Prune(prune_settings(arguments, below)?)),
+        Some(Command::Diff(arguments)) => Ok(Request::Diff(diff_settings(arguments, below))),
         Some(Command::Baseline(arguments)) => Ok(Request::Baseline(baseline_settings(arguments, below))),
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
         Some(Command::Man(ManArguments { out, markdown })) => Ok(Request::Man(match out {
@@ -219,6 +223,24 @@ fn prune_settings(arguments: PruneArguments, matches: &ArgMatches) -> Result<Pru
         dry_run,
         output: short_output(output),
     })
+}
+
+fn diff_settings(arguments: DiffArguments, matches: &ArgMatches) -> DiffSettings {
+    let filters = filters(matches);
+    let DiffArguments {
+        a,
+        b,
+        cross_mounts,
+        mtime_threshold,
+        checksum,
+        content_only,
+        exclude: _,
+        include: _,
+        walkers,
+        output,
+    } = arguments;
+    let compare = Compare { mtime_threshold, checksum, hard_links: false, cross_mounts };
+    DiffSettings { a, b, compare, content_only, filters, walkers, output: short_output(output) }
 }
 
 fn baseline_settings(arguments: BaselineArguments, matches: &ArgMatches) -> BaselineSettings {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod baseline;
+mod diff;
 mod manual;
 mod prune;
 mod records;
@@ -50,6 +51,7 @@ fn serve(request: Request) -> Result<exit::ExitCode, Failure> {
         Request::Run(settings) => run::run(&settings),
         Request::Restore(settings) => restore::serve(&settings),
         Request::Prune(settings) => prune::serve(&settings),
+        Request::Diff(settings) => diff::serve(&settings),
         Request::Baseline(settings) => baseline::serve(&settings),
         Request::Completions(shell) => manual::completions(shell).map(|()| exit::ExitCode::Success),
         Request::Man(man) => manual::serve(man).map(|()| exit::ExitCode::Success),

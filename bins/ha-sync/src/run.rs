@@ -31,7 +31,7 @@ use ha_sync_fs::error::printable_path;
 use ha_sync_fs::lock::{FileLock, LockError};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::settings::{self, LockKind, Settings};
+use crate::settings::{self, FilterRule, LockKind, Settings};
 use crate::{records, signals};
 
 /// A flush of more operations may take longer than a stopped run should; its log waits for the next one.
@@ -127,7 +127,8 @@ fn lock(settings: &Settings, run: &RunId, stop: &Stop) -> Result<Option<Held>, F
     }
 }
 
-fn interrupted(stop: &Stop) -> Failure {
+/// Makes the failure of a command that a signal stopped.
+pub(crate) fn interrupted(stop: &Stop) -> Failure {
     let signal = match stop.reason() {
         Some(StopReason::Signal(2)) => Signal::Interrupt,
         _ => Signal::Terminate,
@@ -442,6 +443,11 @@ fn outcome(result: &Result<Finished, RunError>) -> Outcome {
     Outcome { ended_at: now(), status, counts, error_message }
 }
 
+/// Takes the rules of the command line for the engine.
+pub(crate) fn rules(filters: &[FilterRule]) -> Vec<Rule> {
+    filters.iter().map(|rule| Rule { include: !rule.exclude, glob: rule.glob.clone() }).collect()
+}
+
 fn job(settings: &Settings) -> Job {
     Job {
         pair: settings.pair.clone(),
@@ -452,7 +458,7 @@ fn job(settings: &Settings) -> Job {
         checksum: settings.compare.checksum,
         hard_links: settings.compare.hard_links,
         cross_mounts: settings.compare.cross_mounts,
-        rules: settings.filters.iter().map(|rule| Rule { include: !rule.exclude, glob: rule.glob.clone() }).collect(),
+        rules: rules(&settings.filters),
         delete: match settings.delete {
             settings::Delete::Off => DeleteMissing::Off,
             settings::Delete::On => DeleteMissing::On,

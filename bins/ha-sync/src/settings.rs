@@ -227,6 +227,25 @@ pub(crate) struct PairSettings {
     pub(crate) output: Output,
 }
 
+/// Is what `ha-sync diff` needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DiffSettings {
+    /// Absolute; one root.
+    pub(crate) a: PathBuf,
+    /// Absolute; the other.
+    pub(crate) b: PathBuf,
+    /// How files are compared; hard links are not.
+    pub(crate) compare: Compare,
+    /// Whether times and metadata are left out.
+    pub(crate) content_only: bool,
+    /// In the order of the command line: the first rule that matches wins.
+    pub(crate) filters: Vec<FilterRule>,
+    /// Threads; absent: by the kind of the file systems.
+    pub(crate) walkers: Option<usize>,
+    /// How it answers.
+    pub(crate) output: Output,
+}
+
 /// Is what `ha-sync baseline` needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BaselineSettings {

@@ -1,14 +1,15 @@
-//! The flags of the commands that look at a pair.
+//! The flags of the commands that look at a pair, or at two roots.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueHint};
 use ha_cli::value::{self, ValueError};
 use ha_sync_core::name::PairName;
 
-use super::definition::{LogArguments, OutputArguments};
+use super::definition::{COMPARE, LogArguments, OutputArguments, SPEED, absolute_path};
 
 /// Which pair, and where its state is.
 #[derive(Debug, Args)]
@@ -77,4 +78,50 @@ pub(crate) struct VerifyArguments {
 pub(crate) struct ForgetArguments {
     #[command(flatten)]
     pub(crate) pair: PairArguments,
+}
+
+/// Tell in what two directories differ, and change nothing
+///
+/// Compares type, size, content, target, time, mode, owner and attributes, as a run does: files whose size and time are
+/// equal are not read without --checksum, and times within --mtime-threshold are equal. Exits with 0 when both sides
+/// are the same, with 1 when they differ, with 3 when some of it could not be read and the rest is the same.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  Did everything arrive?
+    ha-sync diff /mnt/dell/media /mnt/hp/media
+  Is every byte the same, whatever the times and owners are?
+    ha-sync diff /mnt/dell/media /mnt/hp/media --content-only")]
+pub(crate) struct DiffArguments {
+    /// One directory, an absolute path
+    #[arg(value_name = "A", value_hint = ValueHint::DirPath, value_parser = absolute_path())]
+    pub(crate) a: PathBuf,
+    /// The other directory, an absolute path
+    #[arg(value_name = "B", value_hint = ValueHint::DirPath, value_parser = absolute_path())]
+    pub(crate) b: PathBuf,
+    /// Enter other file systems mounted below the roots
+    #[arg(long)]
+    pub(crate) cross_mounts: bool,
+
+    /// Time difference up to which two entries count as equally old
+    #[arg(long, value_name = "SECONDS", default_value = "2", help_heading = COMPARE, value_parser = value::seconds)]
+    pub(crate) mtime_threshold: Duration,
+    /// Read every file, also where size and time are equal
+    #[arg(long, help_heading = COMPARE)]
+    pub(crate) checksum: bool,
+    /// Read every file, and leave out time, mode, owner and attributes
+    #[arg(long, help_heading = COMPARE)]
+    pub(crate) content_only: bool,
+    /// Leave out what matches; repeatable, the first rule that matches wins
+    #[arg(long, value_name = "GLOB", help_heading = COMPARE, value_parser = value::glob, allow_hyphen_values = true)]
+    pub(crate) exclude: Vec<String>,
+    /// Keep what matches although a later rule leaves it out; repeatable
+    #[arg(long, value_name = "GLOB", help_heading = COMPARE, value_parser = value::glob, allow_hyphen_values = true)]
+    pub(crate) include: Vec<String>,
+
+    /// Threads that list and compare [default: the cores; 32 on NFS, CIFS and FUSE]
+    #[arg(long, value_name = "N", help_heading = SPEED, value_parser = value::threads)]
+    pub(crate) walkers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baseline;
+mod diff;
 mod docs;
 mod dry_run;
 mod faults;
@@ -46,6 +47,7 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["-h"],
         &["restore", "--help"],
         &["prune", "--help"],
+        &["diff", "--help"],
         &["baseline", "--help"],
         &["baseline", "show", "--help"],
         &["baseline", "verify", "--help"],
@@ -93,6 +95,7 @@ fn short_help() {
     Commands:
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
+      diff         Tell in what two directories differ, and change nothing
       baseline     Show, check or forget what both sides of a pair last agreed on
       completions  Print the completions for a shell
       man          Print the manual page, or write all pages to a directory
