@@ -14,14 +14,14 @@ use ha_cli::failure::{Failure, FailureKind};
 use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
 
-use crate::settings::{BaselineSettings, BaselineWork, DiffSettings, PairSettings};
+use crate::settings::{BaselineSettings, BaselineWork, DiffSettings, PairSettings, StatusSettings};
 use crate::settings::{
     Compare, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
 };
 use definition::{Command, Definition, LogArguments, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
 use definition::{RestoreArguments, RunArguments};
-use pair::{BaselineArguments, BaselineCommand, DiffArguments};
-use pair::{ForgetArguments, PairArguments, ShowArguments, VerifyArguments};
+use pair::{BaselineArguments, BaselineCommand, DiffArguments, ForgetArguments};
+use pair::{PairArguments, ShowArguments, StatusArguments, VerifyArguments};
 
 pub(crate) use definition::command;
 
@@ -34,6 +34,10 @@ pub(crate) enum Request {
     Restore(RestoreSettings),
     /// The removal of old records.
     Prune(PruneSettings),
+    /// How a pair stands.
+    Status(StatusSettings),
+    /// The open conflicts of a pair.
+    Conflicts(PairSettings),
     /// In what two roots differ.
     Diff(DiffSettings),
     /// The baseline of a pair.
@@ -89,6 +93,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
         None => Ok(Request::Run(Box::new(run_settings(run, below)?))),
         Some(Command::Restore(arguments)) => Ok(Request::Restore(restore_settings(arguments))),
         Some(Command::Prune(arguments)) => Ok(Request::Prune(prune_settings(arguments, below)?)),
+        Some(Command::Status(arguments)) => Ok(Request::Status(status_settings(arguments, below))),
+        Some(Command::Conflicts(arguments)) => Ok(Request::Conflicts(pair_settings(arguments.pair, below))),
         Some(Command::Diff(arguments)) => Ok(Request::Diff(diff_settings(arguments, below))),
         Some(Command::Baseline(arguments)) => Ok(Request::Baseline(baseline_settings(arguments, below))),
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
@@ -223,6 +229,12 @@ fn prune_settings(arguments: PruneArguments, matches: &ArgMatches) -> Result<Pru
         dry_run,
         output: short_output(output),
     })
+}
+
+fn status_settings(arguments: StatusArguments, matches: &ArgMatches) -> StatusSettings {
+    let StatusArguments { pair, runs, records, output } = arguments;
+    let records = records_settings(records, matches);
+    StatusSettings { pair: PairSettings { pair, records, output: short_output(output) }, runs }
 }
 
 fn diff_settings(arguments: DiffArguments, matches: &ArgMatches) -> DiffSettings {

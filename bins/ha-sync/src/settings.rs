@@ -227,6 +227,15 @@ pub(crate) struct PairSettings {
     pub(crate) output: Output,
 }
 
+/// Is what `ha-sync status` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StatusSettings {
+    /// The pair.
+    pub(crate) pair: PairSettings,
+    /// How many runs are told.
+    pub(crate) runs: u32,
+}
+
 /// Is what `ha-sync diff` needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DiffSettings {

@@ -12,7 +12,7 @@ use ha_cli::summary::OutputFormat;
 use ha_cli::value::{self, Amount, ValueError};
 use ha_sync_core::name::{Direction, PairName, RunId};
 
-use super::pair::{BaselineArguments, DiffArguments};
+use super::pair::{BaselineArguments, ConflictsArguments, DiffArguments, StatusArguments};
 use crate::settings::{AuditMd5, Delete, Fsync, LockKind};
 
 const EXAMPLES: &str = "\
@@ -77,6 +77,8 @@ pub(crate) struct Definition {
 pub(crate) enum Command {
     Restore(RestoreArguments),
     Prune(PruneArguments),
+    Status(StatusArguments),
+    Conflicts(ConflictsArguments),
     Diff(DiffArguments),
     Baseline(BaselineArguments),
     Completions(CompletionsArguments),

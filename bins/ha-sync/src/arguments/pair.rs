@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueHint};
 use ha_cli::value::{self, ValueError};
 use ha_sync_core::name::PairName;
 
-use super::definition::{COMPARE, LogArguments, OutputArguments, SPEED, absolute_path};
+use super::definition::{COMPARE, LogArguments, OutputArguments, RecordsArguments, SPEED, absolute_path};
 
 /// Which pair, and where its state is.
 #[derive(Debug, Args)]
@@ -21,6 +21,33 @@ pub(crate) struct PairArguments {
     pub(crate) log: LogArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+/// Tell how a pair stands: last runs, open conflicts, trash, and whether its sides are known to be equal
+///
+/// Looks into the records and the state of the pair, not at the files: to compare those there is 'ha-sync diff'.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// Name of the folder pair
+    #[arg(long, value_name = "NAME", value_parser = value::parsed::<PairName>)]
+    pub(crate) pair: PairName,
+    /// How many runs are told, the last ones first
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub(crate) runs: u32,
+    #[command(flatten)]
+    pub(crate) records: RecordsArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+/// List the conflicts of a pair that nobody has decided
+///
+/// A two-way run with '--conflict skip' leaves what both sides changed as it is, and notes it here with both versions'
+/// facts. It is noted no more when a run finds it decided.
+#[derive(Debug, Args)]
+pub(crate) struct ConflictsArguments {
+    #[command(flatten)]
+    pub(crate) pair: PairArguments,
 }
 
 /// Show, check or forget what both sides of a pair last agreed on

@@ -18,6 +18,7 @@ mod peers;
 mod place;
 mod records;
 mod restore;
+mod status;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -47,6 +48,8 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["-h"],
         &["restore", "--help"],
         &["prune", "--help"],
+        &["status", "--help"],
+        &["conflicts", "--help"],
         &["diff", "--help"],
         &["baseline", "--help"],
         &["baseline", "show", "--help"],
@@ -95,6 +98,9 @@ fn short_help() {
     Commands:
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
+      status       Tell how a pair stands: last runs, open conflicts, trash, and whether its sides are
+                   known to be equal
+      conflicts    List the conflicts of a pair that nobody has decided
       diff         Tell in what two directories differ, and change nothing
       baseline     Show, check or forget what both sides of a pair last agreed on
       completions  Print the completions for a shell
