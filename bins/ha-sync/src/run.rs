@@ -22,10 +22,14 @@ use ha_sync_core::filter::Rule;
 use ha_sync_core::limits::{MaxDelete, MinFree};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::{escape, unescape};
-use ha_sync_core::record::{Counts, Intent, Iteration, LogError, Operation, OperationLog, Outcome, Status};
+use ha_sync_core::record::{
+    Counts, Intent, Iteration, LogError, Operation, OperationKind, OperationLog, Outcome, Status, Way,
+};
+use ha_sync_engine::baseline::{Baseline, Ends};
 use ha_sync_engine::halt::Halt;
 use ha_sync_engine::state::PairState;
 use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReason};
+use ha_sync_fs::FsError;
 use ha_sync_fs::content::Hashing;
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::lock::{FileLock, LockError};
@@ -217,6 +221,7 @@ impl Run<'_> {
             state.began(&self.settings.src, &self.settings.dest);
             state.save(&self.log_directory, pair).map_err(|error| error.to_string())
         };
+        let baseline = Baseline::file(&self.log_directory, pair);
         let environment = Environment {
             run: &self.iteration.run_id,
             start: self.iteration.started_at,
@@ -226,6 +231,7 @@ impl Run<'_> {
             stop: self.stop,
             state: &state,
             spool: &self.log_directory,
+            baseline: Some(&baseline),
             began: &began,
             while_syncing: &while_syncing,
             live,
@@ -280,14 +286,7 @@ impl Run<'_> {
                     PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
                 };
                 let (source, destination) = (root(&header.src), root(&header.dest));
-                let found = ha_sync_engine::recover::resolve(
-                    &destination,
-                    &header.run_id,
-                    &left.intents,
-                    self.job.keep_replaced,
-                    now(),
-                    self.stop.fence(),
-                );
+                let found = self.resolve(&left.intents, (&source, &destination), &header.run_id);
                 match found {
                     Ok(found) => operations = found,
                     Err(error) => {
@@ -295,6 +294,15 @@ impl Run<'_> {
                         self.warn_of("an interrupted run cannot be gone through yet", &error);
                         continue;
                     }
+                }
+                let deletes = operations.iter().filter(|done| done.operation == OperationKind::Delete);
+                let deleted: Vec<_> = left.deleted.iter().chain(deletes.map(|done| &done.filepath)).cloned().collect();
+                if !deleted.is_empty() {
+                    let ends = Ends::new(&self.settings.pair, &source, &destination);
+                    let baseline = Baseline::file(&self.log_directory, &self.settings.pair);
+                    let run = &header.run_id;
+                    ha_sync_engine::recover::forget(&baseline, &ends, &deleted, &self.log_directory, run, now())
+                        .or_failure(FailureKind::Failed)?;
                 }
                 state.interrupted(&source, &destination, left.directories.iter().cloned());
                 if !left.directories.is_empty() || !operations.is_empty() {
@@ -308,6 +316,25 @@ impl Run<'_> {
             resolved.insert(header.run_id);
         }
         Ok(resolved)
+    }
+
+    /// Goes through the open intents of a dead run, at each root those that changed it.
+    fn resolve(
+        &self,
+        intents: &[Intent],
+        (source, destination): (&Path, &Path),
+        run: &RunId,
+    ) -> Result<Vec<Operation>, FsError> {
+        let (backward, forward): (Vec<_>, Vec<_>) =
+            intents.iter().partition(|intent| intent.direction == Some(Way::BToA));
+        let resolve = |root, intents: &[&Intent]| {
+            ha_sync_engine::recover::resolve(root, run, intents, self.job.keep_replaced, now(), self.stop.fence())
+        };
+        let mut done = resolve(destination, &forward)?;
+        if !backward.is_empty() {
+            done.extend(resolve(source, &backward)?);
+        }
+        Ok(done)
     }
 
     /// Returns the runs whose logs are in use, and those whose logs only wait.
@@ -451,6 +478,7 @@ pub(crate) fn rules(filters: &[FilterRule]) -> Vec<Rule> {
 fn job(settings: &Settings) -> Job {
     Job {
         pair: settings.pair.clone(),
+        mode: ha_sync_engine::Mode::OneWay,
         source: settings.src.clone(),
         destination: settings.dest.clone(),
         dry_run: settings.dry_run,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_sync_core::record::{Counts, Iteration, OperationKind, OperationStatus, Outcome, Status};
+use ha_sync_core::record::{Counts, Iteration, OperationKind, OperationStatus, Outcome, Status, Way};
 use sqlx::Arguments;
 use sqlx::sqlite::SqliteArguments;
 
@@ -14,13 +14,13 @@ use crate::time;
 pub(crate) const ROWS: usize = 128;
 /// A batch with longer texts than this is not filled further: paths may be hundreds of kilobytes long.
 const TEXT_BYTES: usize = 1024 * 1024;
-const COLUMNS: usize = 14;
+const COLUMNS: usize = 15;
 
 /// Writes the statement that takes `rows` rows and leaves those that are there as they are.
 pub(crate) fn insert_statement(rows: usize) -> String {
     let mut statement = String::from(
         "INSERT INTO sync_operations (iteration_id, seq, dry_run, operation, filepath, size_before, size_after, \
-         md5_before, md5_after, started_at, ended_at, status, error_message, reason) VALUES ",
+         md5_before, md5_after, started_at, ended_at, status, error_message, reason, direction) VALUES ",
     );
     for row in 0..rows {
         statement.push_str(if row == 0 { "(" } else { ",(" });
@@ -96,6 +96,7 @@ impl Batch {
         let OperationLine {
             seq,
             operation,
+            direction,
             filepath,
             size_before,
             size_after,
@@ -124,6 +125,7 @@ impl Batch {
         row.add(words.status(*status))?;
         row.add(text(error_message))?;
         row.add(text(reason))?;
+        row.add(direction.map(|direction| words.direction(direction)))?;
         self.rows += 1;
         Ok(())
     }
@@ -134,6 +136,7 @@ impl Batch {
 pub(crate) struct Words {
     operations: [Arc<str>; 3],
     statuses: [Arc<str>; 2],
+    directions: [Arc<str>; 2],
     last_time: Arc<str>,
 }
 
@@ -143,6 +146,7 @@ impl Words {
             operations: [OperationKind::Create, OperationKind::Update, OperationKind::Delete]
                 .map(|kind| kind.as_str().into()),
             statuses: ["success", "fail"].map(Arc::from),
+            directions: [Way::AToB, Way::BToA].map(|way| way.as_str().into()),
             last_time: "".into(),
         }
     }
@@ -161,6 +165,14 @@ impl Words {
         Arc::clone(match status {
             OperationStatus::Success => success,
             OperationStatus::Fail => fail,
+        })
+    }
+
+    fn direction(&self, direction: Way) -> Arc<str> {
+        let [a_to_b, b_to_a] = &self.directions;
+        Arc::clone(match direction {
+            Way::AToB => a_to_b,
+            Way::BToA => b_to_a,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ha_sync_core::record::{Identity, Intent, Metadata, Operation, OperationKind, OperationStatus};
+use ha_sync_core::record::{Identity, Intent, Metadata, Operation, OperationKind, OperationStatus, Way};
 use serde::{Deserialize, Serialize};
 
 use crate::time;
@@ -56,6 +56,7 @@ pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation) {
     let Operation {
         seq,
         operation,
+        direction,
         filepath,
         size_before,
         size_after,
@@ -72,6 +73,7 @@ pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation) {
     write_number(lines, i128::from(*seq));
     lines.extend_from_slice(br#","operation":""#);
     lines.extend_from_slice(operation.as_str().as_bytes());
+    write_direction(lines, *direction);
     lines.extend_from_slice(br#"","filepath":"#);
     write_text(lines, filepath);
     for (name, size) in [(&br#","size_before":"#[..], size_before), (br#","size_after":"#, size_after)] {
@@ -113,11 +115,12 @@ pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation) {
 
 /// Appends the line of an intent.
 pub(crate) fn write_intent(lines: &mut Vec<u8>, intent: &Intent) {
-    let Intent { seq, operation, filepath, before, after } = intent;
+    let Intent { seq, operation, direction, filepath, before, after } = intent;
     lines.extend_from_slice(br#"{"type":"intent","seq":"#);
     write_number(lines, i128::from(*seq));
     lines.extend_from_slice(br#","operation":""#);
     lines.extend_from_slice(operation.as_str().as_bytes());
+    write_direction(lines, *direction);
     lines.extend_from_slice(br#"","filepath":"#);
     write_text(lines, filepath);
     for (name, identity) in [(&br#","before":"#[..], before), (br#","after":"#, after)] {
@@ -146,6 +149,14 @@ pub(crate) fn write_intent(lines: &mut Vec<u8>, intent: &Intent) {
         }
     }
     lines.extend_from_slice(b"}\n");
+}
+
+/// Goes between two members whose first still lacks its closing quote.
+fn write_direction(lines: &mut Vec<u8>, direction: Option<Way>) {
+    if let Some(direction) = direction {
+        lines.extend_from_slice(br#"","direction":""#);
+        lines.extend_from_slice(direction.as_str().as_bytes());
+    }
 }
 
 fn write_number(lines: &mut Vec<u8>, number: i128) {
@@ -203,6 +214,8 @@ fn write_text(lines: &mut Vec<u8>, text: &str) {
 pub(crate) struct OperationLine<'a> {
     pub(crate) seq: u64,
     pub(crate) operation: OperationKind,
+    #[serde(default)]
+    pub(crate) direction: Option<Way>,
     #[serde(borrow)]
     pub(crate) filepath: Cow<'a, str>,
     #[serde(default)]
@@ -260,6 +273,10 @@ mod tests {
         prop_oneof![Just(OperationKind::Create), Just(OperationKind::Update), Just(OperationKind::Delete)]
     }
 
+    fn ways() -> impl Strategy<Value = Option<Way>> {
+        prop_oneof![Just(None), Just(Some(Way::AToB)), Just(Some(Way::BToA))]
+    }
+
     fn identities() -> impl Strategy<Value = Option<Identity>> {
         let metadata =
             proptest::option::of(any::<(u32, u32, u32, i128)>().prop_map(|(mode, uid, gid, ctime)| Metadata {
@@ -276,7 +293,7 @@ mod tests {
 
     prop_compose! {
         fn operations()(
-            (seq, operation, filepath) in (any::<u64>(), kinds(), any::<String>()),
+            (seq, operation, direction, filepath) in (any::<u64>(), kinds(), ways(), any::<String>()),
             sizes in any::<(Option<u64>, Option<u64>)>(),
             bytes in prop_oneof![Just(0), any::<u64>()],
             texts in any::<[Option<String>; 4]>(),
@@ -285,7 +302,7 @@ mod tests {
         ) -> Operation {
             let [md5_before, md5_after, error_message, reason] = texts;
             Operation {
-                seq, operation, filepath, size_before: sizes.0, size_after: sizes.1, bytes, md5_before, md5_after,
+                seq, operation, direction, filepath, size_before: sizes.0, size_after: sizes.1, bytes, md5_before, md5_after,
                 started_at: Timestamp::from_millisecond(started).unwrap(),
                 ended_at: ended.map(|ended| Timestamp::from_millisecond(ended).unwrap()),
                 status: if success { OperationStatus::Success } else { OperationStatus::Fail },
@@ -307,15 +324,16 @@ mod tests {
             prop_assert_eq!(encoded.get("bytes").is_some(), operation.bytes > 0);
             let read: OperationLine<'_> = serde_json::from_slice(&line).unwrap();
             prop_assert_eq!((&*read.filepath, read.bytes), (&*operation.filepath, operation.bytes));
+            prop_assert_eq!(read.direction, operation.direction);
             prop_assert_eq!(time::from_sql(read.started_at.as_str()), Some(operation.started_at));
         }
 
         #[test]
         fn intents_read_back(
-            seq in any::<u64>(), operation in kinds(), filepath in any::<String>(),
+            seq in any::<u64>(), operation in kinds(), direction in ways(), filepath in any::<String>(),
             before in identities(), after in identities(),
         ) {
-            let intent = Intent { seq, operation, filepath, before, after };
+            let intent = Intent { seq, operation, direction, filepath, before, after };
             let mut line = Vec::new();
             write_intent(&mut line, &intent);
             prop_assert_eq!(kind(&line), Some(Kind::Intent));

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ha_sync_core::name::PairName;
-use ha_sync_core::record::{Intent, Iteration, Operation, OperationKind, Outcome};
+use ha_sync_core::record::{Intent, Iteration, Operation, OperationKind, OperationStatus, Outcome};
 
 use crate::batch::Tally;
 use crate::files::{self, FileError};
@@ -23,6 +23,8 @@ pub struct Unresolved {
     /// Every directory that the run made, deleted or worked in, escaped; not the root. Their times may be those of
     /// the work (sync.md §11).
     pub directories: BTreeSet<String>,
+    /// Every path that the run deleted, escaped.
+    pub deleted: Vec<String>,
     /// The highest number of the log; the next operation takes a higher one.
     pub last_seq: u64,
 }
@@ -162,6 +164,7 @@ pub(crate) fn scan(path: &Path) -> Result<Scan, LogError> {
     let mut reader = LogReader::open(path)?;
     let mut open: BTreeMap<u64, Intent> = BTreeMap::new();
     let mut directories = BTreeSet::new();
+    let mut deleted = Vec::new();
     let mut last_seq = 0;
     while reader.next_with(|kind, line| {
         match kind {
@@ -176,6 +179,9 @@ pub(crate) fn scan(path: &Path) -> Result<Scan, LogError> {
                     OperationKind::Delete => false,
                 };
                 add_directories(&mut directories, &operation.filepath, directory);
+                if (operation.operation, operation.status) == (OperationKind::Delete, OperationStatus::Success) {
+                    deleted.push(operation.filepath.into_owned());
+                }
             }
             Kind::Intent => {
                 let intent: Intent = serde_json::from_slice(line)?;
@@ -193,6 +199,7 @@ pub(crate) fn scan(path: &Path) -> Result<Scan, LogError> {
             header: reader.header().clone(),
             intents: open.into_values().collect(),
             directories,
+            deleted,
             last_seq,
         },
         extent: reader.extent(),

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ha_sync_core::name::{Direction, PairName};
-use ha_sync_core::record::{Counts, Fingerprint, Iteration, OperationKind, Outcome, Status};
+use ha_sync_core::record::{Counts, Fingerprint, Iteration, OperationKind, Outcome, Status, Way};
 use jiff::Timestamp;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteQueryResult, SqliteRow, SqliteSynchronous,
@@ -28,8 +28,11 @@ const CHECKPOINT_PAGES: &str = "10000";
 /// What of the WAL stays on disk when nothing is in it.
 const WAL_KEPT_BYTES: &str = "4194304";
 /// What brings the schema from one version to the next.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/sqlite/0001_plan.sql"), include_str!("../migrations/sqlite/0002_runs.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/sqlite/0001_plan.sql"),
+    include_str!("../migrations/sqlite/0002_runs.sql"),
+    include_str!("../migrations/sqlite/0003_direction.sql"),
+];
 const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// Is what a store is opened for.
@@ -265,8 +268,8 @@ impl Database {
         let mut after = i64::MIN;
         loop {
             let rows = sqlx::query(
-                "SELECT seq, filepath, operation, size_before FROM sync_operations WHERE iteration_id = ? AND seq > ? \
-                 ORDER BY seq LIMIT 1000",
+                "SELECT seq, filepath, operation, size_before, direction FROM sync_operations WHERE iteration_id = ? \
+                 AND seq > ? ORDER BY seq LIMIT 1000",
             )
             .bind(id)
             .bind(after)
@@ -280,7 +283,9 @@ impl Database {
                 after = row.try_get(0).map_err(&failed)?;
                 let operation = operation_kind(row.try_get(2).map_err(&failed)?).map_err(&failed)?;
                 let size_before: Option<i64> = row.try_get(3).map_err(&failed)?;
-                fingerprint.add(row.try_get(1).map_err(&failed)?, operation, size_before.map(i64::cast_unsigned));
+                let direction = row.try_get(4).and_then(way).map_err(&failed)?;
+                let filepath = row.try_get(1).map_err(&failed)?;
+                fingerprint.add(direction, filepath, operation, size_before.map(i64::cast_unsigned));
             }
         }
     }
@@ -481,6 +486,12 @@ fn status(text: &str) -> Result<Status, sqlx::Error> {
         .into_iter()
         .find(|status| status.as_str() == text)
         .ok_or_else(|| undecodable("status", format!("{text:?} is no status")))
+}
+
+fn way(text: Option<&str>) -> Result<Option<Way>, sqlx::Error> {
+    let Some(text) = text else { return Ok(None) };
+    let known = [Way::AToB, Way::BToA].into_iter().find(|way| way.as_str() == text);
+    known.map(Some).ok_or_else(|| undecodable("direction", format!("{text:?} is no direction of an operation")))
 }
 
 fn operation_kind(text: &str) -> Result<OperationKind, sqlx::Error> {

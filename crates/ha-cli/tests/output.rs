@@ -86,6 +86,7 @@ fn operation(kind: OperationKind, path: &str) -> Operation {
     Operation {
         seq: 1,
         operation: kind,
+        direction: None,
         filepath: path.to_owned(),
         size_before: (kind != OperationKind::Create).then_some(12),
         size_after: (kind != OperationKind::Delete).then_some(34),

@@ -1,9 +1,11 @@
 //! What both sides of a pair last agreed on, path by path (sync.md §3).
 
+use serde::{Deserialize, Serialize};
+
 use crate::entry::{Entry, Kind, Time};
 
 /// Is one of the two roots of a pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Side {
     /// `--a`; the source of a one-way job.
     A,
@@ -12,6 +14,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// Is both sides in order.
+    pub const BOTH: [Self; 2] = [Self::A, Self::B];
+
     /// Returns the opposite side.
     pub fn other(self) -> Self {
         match self {

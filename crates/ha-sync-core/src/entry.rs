@@ -69,6 +69,9 @@ pub struct Entry {
     pub allocated: u64,
     /// Whether another file system is mounted here.
     pub mount_point: bool,
+    /// When the inode was made, where the file system says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Time>,
 }
 
 impl Entry {

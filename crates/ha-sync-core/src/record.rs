@@ -57,6 +57,27 @@ impl OperationKind {
     }
 }
 
+/// Is which way an operation of a two-way run goes (column `sync_operations.direction`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Way {
+    /// It changes B.
+    #[serde(rename = "a-to-b")]
+    AToB,
+    /// It changes A.
+    #[serde(rename = "b-to-a")]
+    BToA,
+}
+
+impl Way {
+    /// Returns the word of the schema.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AToB => "a-to-b",
+            Self::BToA => "b-to-a",
+        }
+    }
+}
+
 /// Is how an operation ended (column `sync_operations.status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -96,6 +117,9 @@ pub struct Operation {
     pub seq: u64,
     /// What it does.
     pub operation: OperationKind,
+    /// Which way it goes, in a two-way run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Way>,
     /// Relative path without a trailing slash, written as [`crate::path::escape`] does.
     pub filepath: String,
     /// Bytes at the destination before; absent for creates and directories.
@@ -178,6 +202,9 @@ pub struct Intent {
     pub seq: u64,
     /// What it does.
     pub operation: OperationKind,
+    /// As in [`Operation`]: at which root it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Way>,
     /// As in [`Operation`].
     pub filepath: String,
     /// What is at the destination now; absent for a create.
@@ -226,15 +253,32 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Adds one operation.
-    pub fn add(&mut self, filepath: &str, operation: OperationKind, size_before: Option<u64>) {
-        let mut bytes = Vec::with_capacity(filepath.len() + 32);
+    /// Adds one operation; in a two-way run the way it goes is a part of it.
+    pub fn add(&mut self, direction: Option<Way>, filepath: &str, operation: OperationKind, size_before: Option<u64>) {
+        self.sum = self.sum.wrapping_add(Self::hash(direction, filepath, operation, size_before));
+        self.count += 1;
+    }
+
+    /// Takes out one that was added.
+    pub fn remove(
+        &mut self,
+        direction: Option<Way>,
+        filepath: &str,
+        operation: OperationKind,
+        size_before: Option<u64>,
+    ) {
+        self.sum = self.sum.wrapping_sub(Self::hash(direction, filepath, operation, size_before));
+        self.count -= 1;
+    }
+
+    fn hash(direction: Option<Way>, filepath: &str, operation: OperationKind, size_before: Option<u64>) -> u128 {
+        let mut bytes = Vec::with_capacity(filepath.len() + 40);
+        bytes.extend_from_slice(direction.map_or("", Way::as_str).as_bytes());
         bytes.extend_from_slice(operation.as_str().as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(&size_before.map_or(u64::MAX, |size| size).to_le_bytes());
         bytes.extend_from_slice(filepath.as_bytes());
-        self.sum = self.sum.wrapping_add(xxhash_rust::xxh3::xxh3_128(&bytes));
-        self.count += 1;
+        xxhash_rust::xxh3::xxh3_128(&bytes)
     }
 
     /// Adds what another fingerprint holds.

@@ -2,10 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use ha_sync_core::baseline::{Agreed, Side};
 use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::event::Event;
 use ha_sync_core::filter;
@@ -13,19 +13,27 @@ use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::plan::{Action, Batch, Planned};
 use ha_sync_core::reason::Reason;
-use ha_sync_core::record::{Identity, Intent, Operation, OperationLog, OperationStatus};
-use ha_sync_fs::attributes::{self, Attributes};
+use ha_sync_core::record::{Identity, Intent, Operation, OperationKind, OperationLog, OperationStatus, Way};
+use ha_sync_fs::attributes;
 use ha_sync_fs::commit::{self, CommitError, Ways};
-use ha_sync_fs::content::{self, Abilities, Copied, Copier, CopyError};
+use ha_sync_fs::content::{self, Abilities, Copier};
 use ha_sync_fs::{Dir, FsError, Root, trash};
 use jiff::Timestamp;
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
+use crate::agree::Agreements;
 use crate::job::{Fsync, Job};
-use crate::sink::{Sink, hex, record};
+use crate::sink::{hex, record, renamed};
 use crate::stop::{Stop, StopReason};
 use crate::tally::{Tally, lock};
+
+mod crew;
+mod metadata;
+mod put;
+mod rename;
+
+pub(crate) use crew::{Announced, Crew};
 
 /// Waits before an operation is tried again after a transient error.
 pub(crate) const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(150)];
@@ -33,8 +41,14 @@ pub(crate) const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::
 pub(crate) struct Executor<'a> {
     pub(crate) job: &'a Job,
     pub(crate) run: &'a RunId,
-    pub(crate) source: &'a Root,
+    /// A's and B's root.
+    pub(crate) roots: [&'a Root; 2],
+    /// The root of the side that it changes.
     pub(crate) destination: &'a Root,
+    /// Which way its operations go, in a two-way run.
+    pub(crate) direction: Option<Way>,
+    /// Where it says what both sides agree on then.
+    pub(crate) agreements: Option<&'a Agreements<'a>>,
     pub(crate) log: &'a dyn OperationLog,
     pub(crate) tally: &'a Tally<'a>,
     pub(crate) stop: &'a Stop,
@@ -104,6 +118,10 @@ struct Done {
     size_after: Option<u64>,
     md5_after: Option<[u8; 16]>,
     bytes: u64,
+    /// What both sides agree on at its path now.
+    agreed: Option<Agreed>,
+    /// Nothing is there any more on either side.
+    gone: bool,
 }
 
 /// Is the open directories of a batch.
@@ -119,87 +137,7 @@ struct Place<'b> {
     /// Bytes that small files may still take before the file system is asked again.
     allowance: u64,
 }
-
-/// Sends batches to workers; directories are made at once, because what is below them comes next.
-pub(crate) struct Streaming<'e, 'a> {
-    executor: &'e Executor<'a>,
-    sender: Sender<Batch>,
-}
-
-impl Sink for Streaming<'_, '_> {
-    fn take(&self, mut batch: Batch) -> Vec<u64> {
-        let (makers, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut batch.operations).into_iter().partition(Planned::makes_directory);
-        let mut failed = Vec::new();
-        if !makers.is_empty() {
-            let makers = Batch { directory: batch.directory.clone(), mtime: batch.mtime, operations: makers };
-            failed = self.executor.batch(&makers);
-        }
-        if !others.is_empty() {
-            batch.operations = others;
-            // The receivers live as long as this sender.
-            let _ = self.sender.send(batch);
-        }
-        failed
-    }
-
-    fn take_deletes(&self, batch: Batch) {
-        let _ = self.sender.send(batch);
-    }
-
-    fn take_removal(&self, batch: Batch) {
-        self.executor.batch(&batch);
-    }
-}
-
-/// Tells the observer of a plan that is executed as it is made.
-pub(crate) struct Announced<'e, 'a> {
-    pub(crate) inner: &'e Streaming<'e, 'a>,
-}
-
-impl Sink for Announced<'_, '_> {
-    fn take(&self, batch: Batch) -> Vec<u64> {
-        let operations = batch.operations.len() as u64;
-        let bytes = batch.operations.iter().map(Planned::bytes).sum();
-        self.inner.executor.tally.observer().event(Event::Planned { operations, bytes });
-        self.inner.take(batch)
-    }
-
-    fn take_deletes(&self, batch: Batch) {
-        self.inner.take_deletes(batch);
-    }
-
-    fn take_removal(&self, batch: Batch) {
-        self.inner.take_removal(batch);
-    }
-}
-
 impl<'a> Executor<'a> {
-    /// Runs `body` with a sink that executes on `--workers` threads; returns when all is done.
-    pub(crate) fn with_workers<R>(&self, body: impl FnOnce(&Streaming<'_, 'a>) -> R) -> R {
-        let (sender, receiver) = crossbeam_channel::bounded::<Batch>(self.job.workers * 4);
-        std::thread::scope(|scope| {
-            for index in 0..self.job.workers.max(1) {
-                let receiver = receiver.clone();
-                let work = move || {
-                    for batch in receiver {
-                        self.batch(&batch);
-                    }
-                };
-                let spawned = std::thread::Builder::new()
-                    .name(format!("worker-{index}"))
-                    .stack_size(512 * 1024)
-                    .spawn_scoped(scope, work);
-                if let Err(error) = spawned {
-                    self.stop.stop(StopReason::Log(format!("no thread for a worker: {error}")));
-                }
-            }
-            drop(receiver);
-            let streaming = Streaming { executor: self, sender };
-            body(&streaming)
-        })
-    }
-
     /// Executes a batch; returns the numbers of the operations that failed.
     fn batch(&self, batch: &Batch) -> Vec<u64> {
         if self.stop.is_stopped() {
@@ -207,9 +145,10 @@ impl<'a> Executor<'a> {
         }
         let mut failed = Vec::new();
         let mut records = Vec::with_capacity(batch.operations.len());
+        let mut agreed: Vec<(u64, Vec<u8>, Option<Agreed>)> = Vec::new();
         match self.retry(|| self.open(batch)) {
             Ok(mut place) => {
-                if let Err(error) = self.log.intend(&intents(batch)) {
+                if let Err(error) = self.log.intend(&self.intents(batch)) {
                     self.stop.stop(StopReason::Log(error_line(&error)));
                     return batch.operations.iter().map(|planned| planned.seq).collect();
                 }
@@ -225,7 +164,7 @@ impl<'a> Executor<'a> {
                         failed.push(planned.seq);
                         break;
                     }
-                    let result = self.attempt(&mut place, planned, &mut copier, &mut records);
+                    let result = self.attempt(&mut place, planned, &mut copier, (&mut records, &mut agreed));
                     if !result {
                         failed.push(planned.seq);
                     }
@@ -262,7 +201,7 @@ impl<'a> Executor<'a> {
             Err(error) => {
                 let now = (self.now)();
                 for planned in &batch.operations {
-                    let mut operation = record(&batch.directory, planned, now);
+                    let mut operation = record(self.direction, &batch.directory, planned, now);
                     fail(&mut operation, now, error.to_line());
                     records.push(operation);
                     failed.push(planned.seq);
@@ -274,6 +213,14 @@ impl<'a> Executor<'a> {
         }
         for operation in &records {
             self.tally.finished(operation);
+        }
+        if let Some(agreements) = self.agreements.filter(|_| !agreed.is_empty()) {
+            let changes: Vec<_> = agreed
+                .into_iter()
+                .filter(|(seq, ..)| !failed.contains(seq))
+                .map(|(_, name, agreed)| (name, agreed))
+                .collect();
+            agreements.tell(&batch.directory, &changes);
         }
         failed
     }
@@ -292,13 +239,16 @@ impl<'a> Executor<'a> {
     fn open<'b>(&self, batch: &'b Batch) -> Result<Place<'b>, FsError> {
         let destination = self.destination.open_dir(&batch.directory)?;
         let reads = |planned: &Planned| {
-            matches!(planned.action, Action::Create | Action::Replace | Action::Metadata) && planned.source.is_some()
+            let action = &planned.action;
+            planned.source.is_some()
+                && !matches!(action, Action::Link(_) | Action::Delete | Action::RemoveDirectory | Action::Fail(_))
         };
-        let source = batch.operations.iter().any(reads).then(|| self.source.open_dir(&batch.directory)).transpose()?;
+        let source = self.roots[batch.route.from as usize];
+        let source = batch.operations.iter().any(reads).then(|| source.open_dir(&batch.directory)).transpose()?;
         if !self.privileged {
             self.make_accessible(&destination, batch)?;
         }
-        let creates = batch.operations.iter().any(|planned| planned.action == Action::Create);
+        let creates = batch.operations.iter().any(|planned| matches!(planned.action, Action::Create | Action::Keep(_)));
         let inherits = creates
             && self.attributes
             && attributes::read(&destination, false)
@@ -343,9 +293,9 @@ impl<'a> Executor<'a> {
         place: &mut Place<'_>,
         planned: &Planned,
         copier: &mut Copier<'_>,
-        records: &mut Vec<Operation>,
+        (records, agreed): (&mut Vec<Operation>, &mut Vec<(u64, Vec<u8>, Option<Agreed>)>),
     ) -> bool {
-        let mut operation = record(&place.batch.directory, planned, (self.now)());
+        let mut operation = record(self.direction, &place.batch.directory, planned, (self.now)());
         if planned.bytes() > content::SMALL {
             self.tally.observer().event(Event::Started { filepath: &operation.filepath });
         }
@@ -375,6 +325,12 @@ impl<'a> Executor<'a> {
                 operation.size_after = done.size_after;
                 operation.bytes = done.bytes;
                 operation.md5_after = done.md5_after.or(planned.source_md5).as_ref().map(hex);
+                if self.agreements.is_some() && (done.gone || done.agreed.is_some()) {
+                    agreed.push((planned.seq, planned.name.clone(), done.agreed));
+                }
+                if let Action::Rename { from, seq } = &planned.action {
+                    records.push(renamed(&operation, from, *seq, planned));
+                }
             }
             Err(OperationError::Stopped) => return false,
             Err(OperationError::Skipped(reason)) => {
@@ -405,13 +361,16 @@ impl<'a> Executor<'a> {
     ) -> Result<Done, OperationError> {
         let name = &planned.name[..];
         match (&planned.action, &planned.source, &planned.destination) {
-            (Action::Create | Action::Replace, Some(source), _) => match source.kind {
+            (Action::Create | Action::Replace | Action::Keep(_), Some(source), _) => match source.kind {
                 Kind::File => self.put_file(place, planned, source, copier),
                 Kind::Link => self.put_link(place, planned, source),
                 Kind::Directory => self.put_directory(place, planned, source),
                 Kind::Special => Err(OperationError::Skipped(Reason::Special)),
             },
-            (Action::Metadata, Some(source), Some(seen)) => self.set_metadata(place, name, source, seen),
+            (Action::Metadata, Some(source), Some(seen)) => self.set_metadata(place, planned, source, seen),
+            (Action::Rename { from, .. }, Some(source), Some(seen)) => {
+                self.rename(place, planned, (from, seen), source, copier)
+            }
             (Action::Link(leader), Some(source), _) => {
                 let path = leader;
                 let (directory, leader) = leader.split().ok_or(OperationError::Changed)?;
@@ -426,13 +385,14 @@ impl<'a> Executor<'a> {
                 }
                 let temporary = self.temporary(planned);
                 directory.hard_link(leader, &place.destination, &temporary)?;
-                self.commit(place, planned, &temporary)?;
-                Ok(Done { size_after: source.recorded_size(), ..Done::default() })
+                let made = self.commit(place, planned, &temporary)?;
+                let agreed = self.agree(place, planned, source, &made, planned.source_md5);
+                Ok(Done { size_after: source.recorded_size(), agreed, ..Done::default() })
             }
             (Action::Delete, _, Some(seen)) => {
                 self.open_trash(place)?;
                 commit::delete(&place.destination, name, seen, place.trash.as_ref(), &self.temporary(planned))?;
-                Ok(Done::default())
+                Ok(Done { gone: true, ..Done::default() })
             }
             (Action::RemoveDirectory, _, Some(seen)) => self.remove_directory(place, name, seen),
             (Action::Fail(message), ..) => Err(OperationError::Planned(message.clone())),
@@ -471,344 +431,6 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Gives a finished temporary entry its name; removes it when that fails.
-    fn commit(&self, place: &mut Place<'_>, planned: &Planned, temporary: &[u8]) -> Result<(), OperationError> {
-        let staged = place.destination.find(temporary)?.ok_or(OperationError::Changed)?;
-        if staged.size > content::SMALL && !self.is_in_place(place)? {
-            discard(&place.destination, temporary, staged.inode);
-            return Err(OperationError::Moved);
-        }
-        let result = match &planned.destination {
-            None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
-            Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
-                if seen.is_directory() && self.job.keep_replaced {
-                    place.destination.check_fence("record a removed directory", &planned.name)?;
-                    self.record_gone(&place.batch.directory.join(&planned.name), seen, true)?;
-                }
-                let trash = place.trash.as_ref();
-                commit::replace(&place.destination, temporary, &planned.name, seen, trash, &self.ways)
-            }),
-        };
-        if result.is_err() {
-            discard(&place.destination, temporary, staged.inode);
-        }
-        Ok(result?)
-    }
-
-    fn put_file(
-        &self,
-        place: &mut Place<'_>,
-        planned: &Planned,
-        seen: &Entry,
-        copier: &mut Copier<'_>,
-    ) -> Result<Done, OperationError> {
-        let name = &planned.name[..];
-        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
-        let source = from.open_file(name)?;
-        let mut now = entry_of(&source, from, name)?;
-        if !seen.same_version(&now) {
-            return Err(OperationError::Changed);
-        }
-        if let Some(old) = planned.destination.as_ref().filter(|_| seen.size > content::SMALL) {
-            // A long copy for nothing is spared; the commit looks again.
-            match place.destination.find(name)? {
-                Some(found) if old.same_version(&found) => {}
-                _ => return Err(OperationError::Changed),
-            }
-        }
-        let promised = self.check_space(place, now.allocated.min(now.size))?;
-        let done = self.put_copy(place, planned, &source, &mut now, copier);
-        self.release(promised);
-        done
-    }
-
-    fn put_copy(
-        &self,
-        place: &mut Place<'_>,
-        planned: &Planned,
-        source: &OwnedFd,
-        now: &mut Entry,
-        copier: &mut Copier<'_>,
-    ) -> Result<Done, OperationError> {
-        // Small new files are most of a first copy; without a name they cost one directory change instead of two.
-        if planned.destination.is_none()
-            && now.size <= content::SMALL
-            && let Some(destination) = commit::stage_unnamed(&place.destination, &self.ways)?
-        {
-            let copied = self.stage(place, &planned.name, source, now, &destination, copier)?;
-            commit::create_from_unnamed(&place.destination, &destination, &planned.name)?;
-            self.tally.wrote(copied.bytes);
-            return Ok(Done { size_after: Some(now.size), md5_after: copied.md5, bytes: copied.bytes });
-        }
-        let temporary = self.temporary(planned);
-        let destination = place.destination.create_file(&temporary)?;
-        let staged = self.stage(place, &planned.name, source, now, &destination, copier);
-        let copied = match staged {
-            Ok(copied) => copied,
-            Err(error) => {
-                // Ours: nothing was exchanged yet.
-                let _ = place.destination.remove_file(&temporary);
-                return Err(error);
-            }
-        };
-        drop(destination);
-        self.commit(place, planned, &temporary)?;
-        self.tally.wrote(copied.bytes);
-        Ok(Done { size_after: Some(now.size), md5_after: copied.md5, bytes: copied.bytes })
-    }
-
-    /// Copies content and metadata into the temporary file. A source that changes meanwhile is copied once more.
-    fn stage(
-        &self,
-        place: &Place<'_>,
-        name: &[u8],
-        source: &OwnedFd,
-        entry: &mut Entry,
-        destination: &OwnedFd,
-        copier: &mut Copier<'_>,
-    ) -> Result<Copied, OperationError> {
-        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
-        let to = &place.destination;
-        let mut again = true;
-        let copied = loop {
-            to.check_fence("write", name)?;
-            let copied = match copier.copy(source, entry, destination) {
-                Ok(copied) => Some(copied),
-                Err(CopyError::Changed) => None,
-                Err(CopyError::Stopped) => return Err(OperationError::Stopped),
-                Err(CopyError::Read(errno)) => return Err(from.error("read", name, errno).into()),
-                Err(CopyError::Write(errno)) => return Err(to.error("write", name, errno).into()),
-            };
-            let now = entry_of(source, from, name)?;
-            if let Some(copied) = copied.filter(|_| entry.same_version(&now)) {
-                break copied;
-            }
-            if !again {
-                return Err(OperationError::ChangedWhileCopying);
-            }
-            again = false;
-            *entry = now;
-            to.check_fence("truncate", name)?;
-            rustix::fs::ftruncate(destination, 0).map_err(|errno| to.error("truncate", name, errno))?;
-            rustix::fs::seek(source, rustix::fs::SeekFrom::Start(0))
-                .map_err(|errno| from.error("read", name, errno))?;
-        };
-        let wanted = self.wanted_attributes(source, from, name)?;
-        let made = entry_of(destination, to, name)?;
-        self.apply(destination, to, name, entry, &made, wanted.as_ref(), place.inherits)?;
-        if self.job.fsync == Fsync::File {
-            rustix::fs::fsync(destination).map_err(|errno| to.error("sync", name, errno))?;
-        }
-        Ok(copied)
-    }
-
-    fn wanted_attributes(&self, source: &OwnedFd, from: &Dir, name: &[u8]) -> Result<Option<Attributes>, FsError> {
-        if !self.attributes {
-            return Ok(None);
-        }
-        attributes::read(source, self.privileged)
-            .map(Some)
-            .map_err(|errno| from.error("read attributes of", name, errno))
-    }
-
-    /// Sets owner, attributes, mode and times of an open file or directory, in the order that keeps set-id bits and
-    /// capabilities. `now` is what it has; `inherits` says that it may have attributes already.
-    #[expect(clippy::too_many_arguments, reason = "two entries, a handle, and how the handle is named in errors")]
-    fn apply(
-        &self,
-        handle: &OwnedFd,
-        directory: &Dir,
-        name: &[u8],
-        wanted: &Entry,
-        now: &Entry,
-        attributes: Option<&Attributes>,
-        inherits: bool,
-    ) -> Result<(), OperationError> {
-        let owned = self.set_owner(handle, directory, name, wanted, now)?;
-        let mut mode_now = Some(now.mode);
-        if let Some(wanted) = attributes
-            && (inherits || !wanted.is_empty())
-        {
-            // An ACL is a part of the mode.
-            mode_now = None;
-            let present = attributes::read(handle, self.privileged)
-                .map_err(|errno| directory.error("read attributes of", name, errno))?;
-            directory.check_fence("set attributes of", name)?;
-            let refused = attributes::write(handle, wanted, &present)
-                .map_err(|errno| directory.error("set attributes of", name, errno))?;
-            if let Some(refused) = refused {
-                let refused = ha_sync_core::path::printable(&refused);
-                let message = format!("the destination does not keep the attribute {refused}");
-                self.tally.warn_once("attributes", &message);
-            }
-        }
-        if self.modes {
-            // Set-id bits belong to the owner: without him they would give rights to somebody else.
-            let mode = if owned { wanted.mode } else { wanted.mode & 0o1777 };
-            if !owned || mode_now != Some(mode) || now.mode & 0o6000 != 0 {
-                directory.check_fence("set mode of", name)?;
-                rustix::fs::fchmod(handle, Mode::from_raw_mode(mode))
-                    .map_err(|errno| directory.error("set mode of", name, errno))?;
-            }
-        }
-        directory_times(handle, directory, name, wanted.mtime)?;
-        Ok(())
-    }
-
-    /// Sets the owner where that is permitted; false when the entry belongs to somebody else than it should.
-    fn set_owner(
-        &self,
-        handle: &OwnedFd,
-        directory: &Dir,
-        name: &[u8],
-        wanted: &Entry,
-        now: &Entry,
-    ) -> Result<bool, FsError> {
-        if (wanted.uid, wanted.gid) == (now.uid, now.gid) {
-            return Ok(true);
-        }
-        let (uid, gid) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
-        directory.check_fence("set owner of", name)?;
-        if self.owners.load(Ordering::Relaxed) {
-            match rustix::fs::fchown(handle, Some(uid), Some(gid)) {
-                Ok(()) => return Ok(true),
-                Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => self.owners.store(false, Ordering::Relaxed),
-                Err(errno) => return Err(directory.error("set owner of", name, errno)),
-            }
-        }
-        self.tally.warn_once(
-            "owners",
-            "owners cannot be set here and are left as they are (not root, or the file system refuses)",
-        );
-        // A group that we are a member of can be given all the same.
-        let _ = rustix::fs::fchown(handle, None, Some(gid));
-        Ok(wanted.uid == now.uid && wanted.gid == now.gid)
-    }
-
-    fn put_link(&self, place: &mut Place<'_>, planned: &Planned, seen: &Entry) -> Result<Done, OperationError> {
-        let name = &planned.name[..];
-        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
-        match from.find(name)? {
-            Some(now) if seen.same_version(&now) => {}
-            _ => return Err(OperationError::Changed),
-        }
-        let target = from.read_link(name)?;
-        let temporary = self.temporary(planned);
-        place.destination.make_link(&target, &temporary)?;
-        let dressed = self.dress_link(&place.destination, &temporary, seen);
-        if let Err(error) = dressed {
-            let _ = place.destination.remove_file(&temporary);
-            return Err(error.into());
-        }
-        self.commit(place, planned, &temporary)?;
-        Ok(Done { size_after: Some(target.len() as u64), ..Done::default() })
-    }
-
-    fn dress_link(&self, directory: &Dir, name: &[u8], wanted: &Entry) -> Result<(), FsError> {
-        if self.owners.load(Ordering::Relaxed) {
-            match directory.set_owner_of(name, wanted.uid, wanted.gid) {
-                Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP)) => {}
-                other => other?,
-            }
-        }
-        match directory.set_mtime_of(name, wanted.mtime) {
-            // Some file systems keep no times of links.
-            Err(error) if matches!(error.errno(), Some(Errno::NOSYS | Errno::OPNOTSUPP)) => Ok(()),
-            other => other,
-        }
-    }
-
-    fn put_directory(&self, place: &mut Place<'_>, planned: &Planned, seen: &Entry) -> Result<Done, OperationError> {
-        let name = &planned.name[..];
-        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
-        let source = from.open_child(name)?;
-        let path = place.batch.directory.join(name);
-        if planned.destination.is_none() {
-            place.destination.make_directory(name).map_err(|error| match error.errno() {
-                Some(Errno::EXIST) => OperationError::from(occupied(&place.destination, name)),
-                _ => error.into(),
-            })?;
-            if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
-                // Half-made and new, it would count as newer than the source's for ever.
-                if place.destination.remove_directory(name).is_err() {
-                    lock(&self.unsettled).push(path);
-                }
-                return Err(error);
-            }
-            return Ok(Done::default());
-        }
-        let temporary = self.temporary(planned);
-        place.destination.make_directory(&temporary)?;
-        if let Err(error) = self.dress_directory(&place.destination, &temporary, &source, seen, &path, place.inherits) {
-            let _ = place.destination.remove_directory(&temporary);
-            return Err(error);
-        }
-        drop(source);
-        self.commit(place, planned, &temporary)?;
-        Ok(Done::default())
-    }
-
-    fn dress_directory(
-        &self,
-        parent: &Dir,
-        name: &[u8],
-        source: &Dir,
-        seen: &Entry,
-        path: &RelPath,
-        inherits: bool,
-    ) -> Result<(), OperationError> {
-        let made = parent.open_child(name)?;
-        let handle = made.into_handle();
-        let source_handle = source.try_clone()?;
-        let wanted = self.wanted_attributes(&source_handle, source, b"")?;
-        let now = entry_of(&handle, parent, name)?;
-        let mut entry = seen.clone();
-        if !self.privileged && entry.mode & 0o700 != 0o700 {
-            // What is to come into it needs its owner's rights first.
-            lock(&self.closed).push((path.clone(), entry.mode, Some(entry.mtime)));
-            entry.mode |= 0o700;
-        }
-        self.apply(&handle, parent, name, &entry, &now, wanted.as_ref(), inherits)
-    }
-
-    fn set_metadata(
-        &self,
-        place: &Place<'_>,
-        name: &[u8],
-        source: &Entry,
-        seen: &Entry,
-    ) -> Result<Done, OperationError> {
-        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
-        let to = &place.destination;
-        let unchanged = |now: Option<Entry>, was: &Entry| {
-            now.is_some_and(|now| was.same_version(&now) || (was.is_directory() && now.inode == was.inode))
-        };
-        // Our first attempt may have changed the ctime; the mtime is set last.
-        let ours = |now: &Option<Entry>| place.again && now.as_ref().is_some_and(|now| seen.same_content_version(now));
-        let found = to.find(name)?;
-        if !unchanged(from.find(name)?, source) || !(ours(&found) || unchanged(found, seen)) {
-            return Err(OperationError::Changed);
-        }
-        let done = Done { size_after: source.recorded_size(), ..Done::default() };
-        if source.kind == Kind::Link {
-            self.dress_link(to, name, source)?;
-            return Ok(done);
-        }
-        let handle = to.open_file(name)?;
-        let now = entry_of(&handle, to, name)?;
-        if now.inode != seen.inode || now.kind != seen.kind {
-            return Err(OperationError::Changed);
-        }
-        let wanted = if self.attributes { Some(attributes::read_at(from, name, self.privileged)?) } else { None };
-        let mut entry = source.clone();
-        if entry.is_directory() && !self.privileged && entry.mode & 0o700 != 0o700 {
-            lock(&self.closed).push((place.batch.directory.join(name), entry.mode, Some(entry.mtime)));
-            entry.mode |= 0o700;
-        }
-        self.apply(&handle, to, name, &entry, &now, wanted.as_ref(), true)?;
-        Ok(done)
-    }
-
     fn remove_directory(&self, place: &Place<'_>, name: &[u8], seen: &Entry) -> Result<Done, OperationError> {
         match place.destination.find(name)? {
             Some(now) if now.is_directory() && now.inode == seen.inode => {}
@@ -819,7 +441,7 @@ impl<'a> Executor<'a> {
             self.record_gone(&place.batch.directory.join(name), seen, false)?;
         }
         match place.destination.remove_directory(name) {
-            Ok(()) => Ok(Done::default()),
+            Ok(()) => Ok(Done { gone: true, ..Done::default() }),
             Err(error) if matches!(error.errno(), Some(Errno::NOTEMPTY | Errno::EXIST)) => {
                 let left = place.destination.open_child(name)?.list()?;
                 let placeholders = (0..left.len()).all(|index| filter::is_nfs_placeholder(left.name(index)));
@@ -935,30 +557,64 @@ pub(crate) fn error_line(error: &dyn std::error::Error) -> String {
     line
 }
 
-fn intents(batch: &Batch) -> Vec<Intent> {
-    batch
-        .operations
-        .iter()
-        .filter(|planned| !matches!(planned.action, Action::Fail(_)))
-        .map(|planned| Intent {
-            seq: planned.seq,
-            operation: planned.kind(),
-            filepath: batch.directory.join(&planned.name).escaped(),
-            before: planned.destination.as_ref().map(match planned.action {
-                Action::Metadata => Entry::identity_with_metadata,
-                _ => Entry::identity,
-            }),
-            after: match planned.action {
-                Action::Delete | Action::RemoveDirectory => None,
+impl Executor<'_> {
+    /// Says what both sides agree on when an operation put `made` in place, which came from `source`.
+    fn agree(
+        &self,
+        place: &Place<'_>,
+        planned: &Planned,
+        source: &Entry,
+        made: &Entry,
+        content: Option<[u8; 16]>,
+    ) -> Option<Agreed> {
+        self.agreements?;
+        // When somebody has changed it already, what was made is what was agreed: theirs counts as a change.
+        let now = match place.destination.find(&planned.name) {
+            Ok(Some(now)) if made.same_content_version(&now) => now,
+            _ => made.clone(),
+        };
+        Some(match place.batch.route.to {
+            Side::B => Agreed::new(source, &now, content),
+            Side::A => Agreed::new(&now, source, content),
+        })
+    }
+
+    fn intents(&self, batch: &Batch) -> Vec<Intent> {
+        let mut intents = Vec::with_capacity(batch.operations.len());
+        for planned in batch.operations.iter().filter(|planned| !matches!(planned.action, Action::Fail(_))) {
+            let (source, seen) = (planned.source.as_ref(), planned.destination.as_ref());
+            let made = || source.map(|source| Identity { inode: 0, ..source.identity() });
+            let (before, after) = match &planned.action {
+                Action::Delete | Action::RemoveDirectory => (seen.map(Entry::identity), None),
                 // Metadata changes keep the inode; so recovery can tell them from replacements.
                 Action::Metadata => {
-                    planned.source.as_ref().zip(planned.destination.as_ref()).map(|(source, destination)| Identity {
-                        inode: destination.inode,
-                        ..source.identity_with_metadata()
-                    })
+                    let after = source
+                        .zip(seen)
+                        .map(|(source, seen)| Identity { inode: seen.inode, ..source.identity_with_metadata() });
+                    (seen.map(Entry::identity_with_metadata), after)
                 }
-                _ => planned.source.as_ref().map(|source| Identity { inode: 0, ..source.identity() }),
-            },
-        })
-        .collect()
+                Action::Rename { from, seq } => {
+                    intents.push(Intent {
+                        seq: *seq,
+                        operation: OperationKind::Delete,
+                        direction: self.direction,
+                        filepath: from.escaped(),
+                        before: seen.map(Entry::identity),
+                        after: None,
+                    });
+                    (None, made())
+                }
+                _ => (seen.map(Entry::identity), made()),
+            };
+            intents.push(Intent {
+                seq: planned.seq,
+                operation: planned.kind(),
+                direction: self.direction,
+                filepath: batch.directory.join(&planned.name).escaped(),
+                before,
+                after,
+            });
+        }
+        intents
+    }
 }

@@ -53,24 +53,26 @@ pub(crate) fn open_root(side: &str, path: &Path, cross_mounts: bool) -> Result<R
 }
 
 /// Halts when both roots are the same directory or one lies inside the other, by device and inode.
-pub(crate) fn check_apart(source: &Root, destination: &Root) -> Result<(), Halt> {
+pub(crate) fn check_apart(job: &Job, source: &Root, destination: &Root) -> Result<(), Halt> {
+    let [one_side, other_side] = job.sides();
+    let article = if job.is_two_way() { "" } else { "the " };
     let identity = |entry: &Entry| (entry.device, entry.inode);
     let shown = || (printable_path(source.path()), printable_path(destination.path()));
     if identity(source.entry()) == identity(destination.entry()) {
         let (one, other) = shown();
         return Err(Halt::new(
-            format!("source and destination are the same directory: {one} and {other}"),
+            format!("{one_side} and {other_side} are the same directory: {one} and {other}"),
             "name two different directories",
         ));
     }
     for (inner, outer, words) in [
-        (source, destination, "source lies inside the destination"),
-        (destination, source, "destination lies inside the source"),
+        (source, destination, format!("{one_side} lies inside {article}{other_side}")),
+        (destination, source, format!("{other_side} lies inside {article}{one_side}")),
     ] {
         if is_inside(inner, identity(outer.entry())).unwrap_or(false) || mounts::is_inside(inner, outer) {
             let (one, other) = shown();
             return Err(Halt::new(
-                format!("{words}: source {one}, destination {other}"),
+                format!("{words}: {one_side} {one}, {other_side} {other}"),
                 "name two directories of which none holds the other",
             ));
         }
@@ -144,7 +146,7 @@ pub(crate) fn check_log_directory(side: &str, root: &Root, own: &[(u64, u64)]) -
 }
 
 /// Tells whether a root holds nothing to synchronise; `own` is what the run itself writes.
-pub(crate) fn is_empty(root: &Root, filter: &Filter, own: &[(u64, u64)]) -> Result<bool, FsError> {
+pub(crate) fn is_empty(root: &Root, filters: &[Filter], own: &[(u64, u64)]) -> Result<bool, FsError> {
     let top = root.open_dir(&RelPath::root())?;
     let listing = top.list()?;
     for index in 0..listing.len() {
@@ -156,7 +158,8 @@ pub(crate) fn is_empty(root: &Root, filter: &Filter, own: &[(u64, u64)]) -> Resu
             continue;
         }
         let Some(entry) = top.find(name)? else { continue };
-        let excluded = filter.excludes(&RelPath::root().join(name), entry.kind == Kind::Directory);
+        let path = RelPath::root().join(name);
+        let excluded = filters.iter().any(|filter| filter.excludes(&path, entry.kind == Kind::Directory));
         let own = own.contains(&(entry.device, entry.inode));
         if entry.kind != Kind::Special && !excluded && !own {
             return Ok(false);
@@ -176,7 +179,7 @@ pub(crate) fn check_emptied(
         return Ok(());
     }
     let hint = "if it is meant to be empty: --allow-empty-root; else see whether it is mounted: findmnt -T ";
-    for (side, (root, empty)) in [("source", source), ("destination", destination)] {
+    for (side, (root, empty)) in job.sides().into_iter().zip([source, destination]) {
         if empty && state.had_entries(root.path()) {
             let shown = printable_path(root.path());
             return Err(Halt::new(
@@ -185,7 +188,8 @@ pub(crate) fn check_emptied(
             ));
         }
     }
-    let deletes = job.delete != DeleteMissing::Off;
+    // A two-way run without history deletes nothing.
+    let deletes = job.delete != DeleteMissing::Off && !job.is_two_way();
     if deletes && source.1 && !destination.1 && !state.knows(source.0.path()) {
         let shown = printable_path(source.0.path());
         return Err(Halt::new(
@@ -212,8 +216,9 @@ pub(crate) fn check_clocks(job: &Job, source: &Probe, destination: &Probe) -> Re
         return Ok(());
     }
     let seconds = skew as f64 / 1e9;
+    let [subtrahend, minuend] = job.sides();
     Err(Halt {
-        seen: format!("the clocks of the two sides are {seconds:.1} s apart (destination minus source)"),
+        seen: format!("the clocks of the two sides are {seconds:.1} s apart ({minuend} minus {subtrahend})"),
         hints: vec![
             "set the clocks of the servers, see: timedatectl".to_owned(),
             "or accept it, newest wins by wrong clocks then: --allow-clock-skew".to_owned(),
@@ -221,21 +226,28 @@ pub(crate) fn check_clocks(job: &Job, source: &Probe, destination: &Probe) -> Re
     })
 }
 
-/// Halts when more would be deleted than `--max-delete` allows and the set was not approved; tells whether the approval
-/// was needed.
-pub(crate) fn check_deletes(job: &Job, deletes: u64, entries: u64, id: &str) -> Result<bool, Halt> {
-    if !job.max_delete.exceeded(deletes, entries) {
+/// Halts when more would be deleted on a side than `--max-delete` allows and the set was not approved; tells whether the
+/// approval was needed.
+pub(crate) fn check_deletes(job: &Job, deletes: [u64; 2], entries: [u64; 2], id: &str) -> Result<bool, Halt> {
+    let mut seen = Vec::new();
+    for ((side, deletes), entries) in job.sides().into_iter().zip(deletes).zip(entries) {
+        if job.max_delete.exceeded(deletes, entries) {
+            let share = if entries == 0 { 0.0 } else { deletes as f64 * 100.0 / entries as f64 };
+            let article = if job.is_two_way() { "" } else { "the " };
+            seen.push(format!(
+                "{deletes} of {entries} entries of {article}{side} would be deleted ({share:.0} %), the limit is {}",
+                job.max_delete
+            ));
+        }
+    }
+    if seen.is_empty() {
         return Ok(false);
     }
     if job.approve.as_deref() == Some(id) {
         return Ok(true);
     }
-    let share = if entries == 0 { 0.0 } else { deletes as f64 * 100.0 / entries as f64 };
     Err(Halt {
-        seen: format!(
-            "{deletes} of {entries} entries of the destination would be deleted ({share:.0} %), the limit is {}; id {id}",
-            job.max_delete
-        ),
+        seen: format!("{}; id {id}", seen.join(", and ")),
         hints: vec![
             "see what it is: --dry-run".to_owned(),
             format!("let exactly this set through once: --approve {id}"),

@@ -6,6 +6,7 @@ use ha_sync_core::decide::DeleteMissing;
 use ha_sync_core::filter::Rule;
 use ha_sync_core::limits::{MaxDelete, MinFree};
 use ha_sync_core::name::PairName;
+use ha_sync_core::reconcile::ConflictPolicy;
 use ha_sync_fs::content::Hashing;
 
 /// Says when written data is made durable (`--fsync`).
@@ -20,14 +21,25 @@ pub enum Fsync {
     Off,
 }
 
-/// Is a one-way job: the flags of the command line, checked.
+/// Says which sides a job changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The destination.
+    OneWay,
+    /// Both; what becomes of a path that both sides changed.
+    TwoWay(ConflictPolicy),
+}
+
+/// Is a job: the flags of the command line, checked.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// The pair.
     pub pair: PairName,
-    /// Source root.
+    /// Which sides it changes.
+    pub mode: Mode,
+    /// Source root; A's of a two-way job.
     pub source: PathBuf,
-    /// Destination root.
+    /// Destination root; B's of a two-way job.
     pub destination: PathBuf,
     /// `--dry-run`.
     pub dry_run: bool,
@@ -71,4 +83,19 @@ pub struct Job {
     pub workers: usize,
     /// `--walkers`; by the kind of file system when absent.
     pub walkers: Option<usize>,
+}
+
+impl Job {
+    /// Tells whether both sides are kept in step.
+    pub fn is_two_way(&self) -> bool {
+        matches!(self.mode, Mode::TwoWay(_))
+    }
+
+    /// Returns what the roots are called: A, B.
+    pub(crate) fn sides(&self) -> [&'static str; 2] {
+        match self.mode {
+            Mode::OneWay => ["source", "destination"],
+            Mode::TwoWay(_) => ["A", "B"],
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Runs a one-way job: scans both sides, plans, checks the limits, executes.
+//! Runs a one-way or two-way job: scans both sides, plans, checks the limits, executes.
 //!
 //! The scan compares directory by directory and gives batches of a plan to a sink: the executor, a spool that waits
 //! for the limits, or the record of a dry run.
@@ -14,14 +14,15 @@ pub mod run;
 pub mod state;
 pub mod stop;
 
+mod agree;
 mod execute;
-mod missing;
 mod queue;
+mod renames;
 mod scan;
 mod sink;
 mod spool;
 mod tally;
 
-pub use job::{Fsync, Job};
+pub use job::{Fsync, Job, Mode};
 pub use run::{Environment, Finished, RunError, run};
 pub use stop::{Stop, StopReason};

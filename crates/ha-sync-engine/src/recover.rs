@@ -12,17 +12,19 @@ use ha_sync_fs::{Dir, Fence, FsError, Root, commit, trash};
 use jiff::Timestamp;
 use rustix::io::Errno;
 
+use crate::baseline::{Baseline, BaselineError, Ends, Update};
+
 /// A file system keeps a time at least this exactly.
 const COARSEST: i128 = 2 * Time::SECOND;
 
-/// Resolves the open intents of a dead run: returns the operations that were completed. Old versions that had just
+/// Resolves the open intents of a dead run at the root that they change: returns the operations that were completed. Old versions that had just
 /// been exchanged out go to the trash, other temporary entries away.
 ///
 /// The pair's lock must be held; `fence` is that lock's, when it must be renewed.
 pub fn resolve(
     destination: &Path,
     run: &RunId,
-    intents: &[Intent],
+    intents: &[&Intent],
     keep_replaced: bool,
     now: Timestamp,
     fence: Option<Arc<Fence>>,
@@ -48,6 +50,7 @@ pub fn resolve(
             done.push(Operation {
                 seq: intent.seq,
                 operation: intent.operation,
+                direction: intent.direction,
                 filepath: intent.filepath.clone(),
                 size_before: size(intent.before.as_ref()),
                 size_after: size(intent.after.as_ref()),
@@ -63,6 +66,30 @@ pub fn resolve(
         }
     }
     Ok(done)
+}
+
+/// Takes out of a baseline what a dead run had deleted: its own next one was never written. Else a path that is made
+/// anew with the old content would count as unchanged on one side and deleted on the other. Whatever else it did is
+/// found to be the same on both sides.
+///
+/// `deleted` are escaped paths, `spool` a directory for what waits meanwhile. A baseline that cannot be used is left to
+/// the run, which says so.
+pub fn forget(
+    baseline: &Path,
+    ends: &Ends,
+    deleted: &[String],
+    spool: &Path,
+    run: &RunId,
+    now: Timestamp,
+) -> Result<(), BaselineError> {
+    let Ok(Some(old)) = Baseline::open(baseline, ends) else { return Ok(()) };
+    let update = Update::new(spool, ends)?;
+    for path in deleted.iter().filter_map(|path| unescape(path).and_then(RelPath::from_bytes)) {
+        if let Some((directory, name)) = path.split() {
+            update.amend(&directory, name, None)?;
+        }
+    }
+    update.finish(baseline, Some(&old), run, now).map(drop)
 }
 
 fn size(identity: Option<&Identity>) -> Option<u64> {

@@ -5,12 +5,15 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use ha_sync_core::baseline::Side;
 use ha_sync_core::decide::{DeleteMissing, Policy};
 use ha_sync_core::entry::Time;
 use ha_sync_core::event::{Event, Observer, Phase};
 use ha_sync_core::filter::{Filter, FilterError};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
+use ha_sync_core::plan::Batch;
+use ha_sync_core::reconcile::Rules;
 use ha_sync_core::record::{Counts, Fingerprint, OperationLog, Status};
 use ha_sync_fs::content::Abilities;
 use ha_sync_fs::lock::{LockError, RootLock, Sharing, lock_root};
@@ -18,11 +21,15 @@ use ha_sync_fs::probe::{self, Probe};
 use ha_sync_fs::{FsError, Root};
 use jiff::Timestamp;
 
-use crate::execute::{Announced, Executor, Streaming};
+use crate::agree::Agreements;
+use crate::baseline::{Baseline, BaselineError, Ends, Update};
+use crate::conflicts::Conflict;
+use crate::execute::{Announced, Crew, Executor, error_line};
 use crate::halt::{self, Halt};
-use crate::job::{Fsync, Job};
-use crate::scan::{self, Remembered, Scan, Walked};
-use crate::sink::{Deletions, DryRun, Sink, Spooled};
+use crate::job::{Fsync, Job, Mode};
+use crate::renames::Renames;
+use crate::scan::{self, Deciding, Remembered, Scan, Setting, Walked};
+use crate::sink::{Deletions, DryRun, Sink, Spooled, way};
 use crate::spool::{Spool, SpoolError};
 use crate::state::PairState;
 use crate::stop::{Stop, StopReason};
@@ -46,6 +53,8 @@ pub struct Environment<'a> {
     pub state: &'a PairState,
     /// Where a large plan waits.
     pub spool: &'a Path,
+    /// Where the pair's baseline is, or will be; without one every run is a first one.
+    pub baseline: Option<&'a Path>,
     /// Told when the run has passed every halt and begins to work; the run stops when that cannot be remembered.
     pub began: &'a dyn Fn() -> Result<(), String>,
     /// What can be done while the file systems write everything back; the log is complete but for its trailer.
@@ -60,7 +69,7 @@ pub struct Environment<'a> {
     pub own: Vec<(u64, u64)>,
 }
 
-/// Is mount points that were seen: at the source (true) or the destination, and where.
+/// Is mount points that were seen: at the source or A (true) or the destination or B, and where.
 pub type Mounts = Vec<(bool, RelPath)>;
 
 /// Is how a run ended that was not halted.
@@ -74,6 +83,8 @@ pub struct Finished {
     pub error_message: Option<String>,
     /// The set of planned operations, in a dry run.
     pub plan: Option<Fingerprint>,
+    /// Conflicts that stay open.
+    pub conflicts: Vec<Conflict>,
     /// Whether the roots have entries now: source, destination.
     pub has_entries: (bool, bool),
     /// Mount points that were seen: at the source (true) or the destination.
@@ -102,6 +113,9 @@ pub enum RunError {
     /// The plan could not be kept.
     #[error(transparent)]
     Spool(SpoolError),
+    /// What is agreed could not be kept.
+    #[error(transparent)]
+    Baseline(#[from] BaselineError),
 }
 
 impl From<SpoolError> for RunError {
@@ -125,7 +139,7 @@ fn retry<T>(mut step: impl FnMut() -> Result<T, FsError>) -> Result<T, FsError> 
 struct Checked {
     source: Root,
     destination: Root,
-    filter: Filter,
+    filters: Vec<Filter>,
     /// Whether there is nothing to synchronise: at the source, at the destination.
     emptiness: (bool, bool),
     source_probe: Probe,
@@ -139,10 +153,11 @@ pub fn preflight(job: &Job, state: &PairState, own: &[(u64, u64)], stop: &Stop) 
 }
 
 fn check(job: &Job, state: &PairState, own: &[(u64, u64)], stop: &Stop) -> Result<Checked, RunError> {
-    let source = halt::open_root("source", &job.source, job.cross_mounts)?.fenced(stop.fence());
-    let destination = halt::open_root("destination", &job.destination, job.cross_mounts)?.fenced(stop.fence());
-    halt::check_apart(&source, &destination)?;
-    let sides = [("source", &source), ("destination", &destination)];
+    let [one, other] = job.sides();
+    let source = halt::open_root(one, &job.source, job.cross_mounts)?.fenced(stop.fence());
+    let destination = halt::open_root(other, &job.destination, job.cross_mounts)?.fenced(stop.fence());
+    halt::check_apart(job, &source, &destination)?;
+    let sides = [(one, &source), (other, &destination)];
     for (side, root) in sides {
         halt::check_log_directory(side, root, own)?;
     }
@@ -156,50 +171,59 @@ fn check(job: &Job, state: &PairState, own: &[(u64, u64)], stop: &Stop) -> Resul
             halt::check_access(side, root, file)?;
         }
     }
-    let ignore_file = retry(|| scan::read_ignore_file(&source))??;
-    let filter = Filter::new(&job.rules, ignore_file.as_deref())?;
-    let is_empty = |root| retry(|| halt::is_empty(root, &filter, own));
+    let filters = filters(job, &source, &destination)?;
+    let is_empty = |root| retry(|| halt::is_empty(root, &filters, own));
     let emptiness = (is_empty(&source)?, is_empty(&destination)?);
     halt::check_emptied(job, state, (&source, emptiness.0), (&destination, emptiness.1))?;
     let source_probe = retry(|| probe::probe(&source, !job.dry_run))?;
     let destination_probe = retry(|| probe::probe(&destination, !job.dry_run))?;
     halt::check_clocks(job, &source_probe, &destination_probe)?;
-    Ok(Checked { source, destination, filter, emptiness, source_probe, destination_probe })
+    Ok(Checked { source, destination, filters, emptiness, source_probe, destination_probe })
+}
+
+/// Reads the ignore file of the source, or of both sides.
+fn filters(job: &Job, source: &Root, destination: &Root) -> Result<Vec<Filter>, RunError> {
+    let content = retry(|| scan::read_ignore_file(source))??;
+    let mut filters = vec![Filter::new(&job.rules, content.as_deref())?];
+    if job.is_two_way() {
+        let other = retry(|| scan::read_ignore_file(destination))??;
+        if other != content {
+            filters.push(Filter::new(&job.rules, other.as_deref())?);
+        }
+    }
+    Ok(filters)
 }
 
 /// Runs a job.
 pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunError> {
-    let Checked { source, destination, filter, emptiness, source_probe, destination_probe } =
+    let Checked { source, destination, filters, emptiness, source_probe, destination_probe } =
         check(job, environment.state, &environment.own, environment.stop)?;
     // A restore moves entries at a root; runs of whatever pairs may share it.
     let _source_lock = share(&source, job)?;
     let _destination_lock = share(&destination, job)?;
     let tally = Tally::new(environment.observer);
     tell_of_probes(&tally, job, &source_probe, &destination_probe);
-    let policy = policy(job, environment, &source_probe, &destination_probe);
-    let remembered = remember(job, environment);
+    let agreements = agreements(job, environment, &tally)?;
     let prepared = Prepared {
         job,
         environment,
-        source: &source,
-        destination: &destination,
-        policy: &policy,
-        filter: &filter,
-        remembered: &remembered,
+        roots: [&source, &destination],
+        deciding: &deciding(job, environment, &source_probe, &destination_probe),
+        filters: &filters,
+        remembered: &remember(job, environment),
+        agreements: agreements.as_ref(),
         tally: &tally,
         attributes: source_probe.attributes && destination_probe.attributes,
         remote: source_probe.remote || destination_probe.remote,
-        modes: destination_probe.modes,
+        modes: [source_probe.modes, destination_probe.modes],
+        owners: [source_probe.owners, destination_probe.owners],
+        granularity: source_probe.granularity.max(destination_probe.granularity),
         approved: OnceCell::new(),
     };
     environment.observer.event(Event::Phase(Phase::Scanning));
-    let (mounts, plan, unsettled) = if job.dry_run {
-        let (mounts, plan) = prepared.dry_run()?;
-        (mounts, Some(plan), Vec::new())
-    } else {
-        let (mounts, unsettled) = prepared.execute()?;
-        (mounts, None, unsettled)
-    };
+    let Ran { mounts, conflicts, plan, unsettled } = if job.dry_run { prepared.dry_run() } else { prepared.execute() }?;
+    let approved = prepared.approved.into_inner();
+    let baseline = agreements.map_or(Ok(()), |agreements| conclude(agreements, environment));
     let (counts, first_failure) = tally.counts();
     let (status, error_message) = match environment.stop.reason() {
         Some(reason) => (Status::Failed, Some(reason.to_string())),
@@ -207,14 +231,54 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
             let first = first_failure.unwrap_or_default();
             (Status::PartialFailure, Some(format!("{} failed, first: {first}", counts.files_failed)))
         }
-        None => match unsettled.first() {
-            Some(path) => (Status::PartialFailure, Some(format!("the time of a directory could not be set: {path}"))),
-            None => (Status::Success, None),
+        None => match (unsettled.first(), baseline, conflicts.len()) {
+            (Some(path), ..) => {
+                (Status::PartialFailure, Some(format!("the time of a directory could not be set: {path}")))
+            }
+            (None, Err(error), _) => (Status::PartialFailure, Some(error_line(&error))),
+            (None, Ok(()), 0) => (Status::Success, None),
+            (None, Ok(()), open) => {
+                let path = conflicts[0].path();
+                (
+                    Status::PartialFailure,
+                    Some(format!("{open} changed on both sides and left as they are, first: {path}")),
+                )
+            }
         },
     };
-    let has_entries = (!emptiness.0, !halt::is_empty(&destination, &filter, &environment.own).unwrap_or(emptiness.1));
-    let approved = prepared.approved.into_inner();
-    Ok(Finished { counts, status, error_message, plan, has_entries, mounts, approved, unsettled })
+    let is_empty = |root: &Root| halt::is_empty(root, &filters, &environment.own);
+    let source_emptiness = if job.is_two_way() { is_empty(&source).unwrap_or(emptiness.0) } else { emptiness.0 };
+    let has_entries = (!source_emptiness, !is_empty(&destination).unwrap_or(emptiness.1));
+    Ok(Finished { counts, status, error_message, plan, conflicts, has_entries, mounts, approved, unsettled })
+}
+
+/// Opens the pair's baseline, when the job has a use for it: a pair that only ever ran in one direction is a mirror.
+/// One that cannot be used counts as absent.
+fn agreements<'a>(
+    job: &Job,
+    environment: &Environment<'a>,
+    tally: &'a Tally<'a>,
+) -> Result<Option<Agreements<'a>>, RunError> {
+    let backwards = environment.state.runs_backwards(&job.source, &job.destination);
+    let Some(path) = environment.baseline.filter(|_| job.is_two_way() || backwards) else { return Ok(None) };
+    let ends = Ends::new(&job.pair, &job.source, &job.destination);
+    let old = Baseline::open(path, &ends).unwrap_or_else(|error| {
+        tally.warn_once("baseline", &format!("{}: it counts as absent, nothing is deleted", error_line(&error)));
+        None
+    });
+    let update = match job.dry_run {
+        true => None,
+        false => Some(Update::new(environment.spool, &ends)?),
+    };
+    Ok(Some(Agreements::new(path.to_owned(), old, update, tally, environment.stop)))
+}
+
+/// Writes the next baseline, unless it may say more than is durable, or another run may be writing it.
+fn conclude(agreements: Agreements<'_>, environment: &Environment<'_>) -> Result<(), BaselineError> {
+    match environment.stop.reason() {
+        None | Some(StopReason::Signal(_)) => agreements.finish(environment.run, (environment.now)()),
+        Some(_) => Ok(()),
+    }
 }
 
 fn share(root: &Root, job: &Job) -> Result<Option<RootLock>, RunError> {
@@ -227,20 +291,35 @@ fn share(root: &Root, job: &Job) -> Result<Option<RootLock>, RunError> {
     }
 }
 
-fn policy(job: &Job, environment: &Environment<'_>, source: &Probe, destination: &Probe) -> Policy {
+fn deciding(job: &Job, environment: &Environment<'_>, source: &Probe, destination: &Probe) -> Deciding {
     let granularity = source.granularity.max(destination.granularity);
     // Below a millisecond no edit can hide in a tick.
     let coarse = granularity > 1_000_000;
-    Policy {
-        start: Time(environment.start.as_nanosecond()),
-        threshold: job.threshold,
-        granularity,
-        last_start: environment.state.last_start().filter(|_| coarse),
-        checksum: job.checksum,
-        delete: job.delete,
-        two_directions: environment.state.runs_backwards(&job.source, &job.destination),
-        owners: destination.owners,
-        modes: destination.modes,
+    let start = Time(environment.start.as_nanosecond());
+    let last_start = environment.state.last_start().filter(|_| coarse);
+    let (threshold, checksum) = (job.threshold, job.checksum);
+    match job.mode {
+        Mode::OneWay => Deciding::OneWay(Policy {
+            start,
+            threshold,
+            granularity,
+            last_start,
+            checksum,
+            delete: job.delete,
+            two_directions: environment.state.runs_backwards(&job.source, &job.destination),
+            owners: destination.owners,
+            modes: destination.modes,
+        }),
+        Mode::TwoWay(conflict) => Deciding::TwoWay(Rules {
+            start,
+            threshold,
+            granularity,
+            last_start,
+            checksum,
+            conflict,
+            owners: source.owners && destination.owners,
+            modes: source.modes && destination.modes,
+        }),
     }
 }
 
@@ -248,8 +327,7 @@ fn remember(job: &Job, environment: &Environment<'_>) -> Remembered {
     let state = environment.state;
     let (source, destination) = (&job.source, &job.destination);
     Remembered {
-        source_mounts: state.mounts(source).into_iter().collect(),
-        destination_mounts: state.mounts(destination).into_iter().collect(),
+        mounts: [source, destination].map(|root| state.mounts(root).into_iter().collect()),
         unfinished: state.unfinished(source, destination).map(str::to_owned).collect(),
         unfinished_backwards: state.unfinished(destination, source).map(str::to_owned).collect(),
         live: environment.live.clone(),
@@ -261,92 +339,127 @@ fn remember(job: &Job, environment: &Environment<'_>) -> Remembered {
 
 /// Says once what cannot be checked or kept.
 fn tell_of_probes(tally: &Tally<'_>, job: &Job, source: &Probe, destination: &Probe) {
-    for (side, probe) in [("source", source), ("destination", destination)] {
+    let [one, other] = job.sides();
+    for (kind, side, probe) in [("source clock", one, source), ("destination clock", other, destination)] {
         if probe.clock.is_none() && !job.allow_clock_skew {
             let message = format!("clock skew is not checked: no file can be made on the {side} side now");
-            tally.warn_once(if side == "source" { "source clock" } else { "destination clock" }, &message);
+            tally.warn_once(kind, &message);
         }
     }
     if source.attributes != destination.attributes {
-        let side = if source.attributes { "destination" } else { "source" };
+        let side = if source.attributes { other } else { one };
         let message = format!("extended attributes and ACLs are not synchronised: the {side} side has none");
         tally.warn_once("attributes", &message);
     }
-    if !destination.modes {
-        tally.warn_once("modes", "permission bits are not synchronised: the destination side has none");
+    if !destination.modes || (job.is_two_way() && !source.modes) {
+        let side = if destination.modes { one } else { other };
+        tally.warn_once("modes", &format!("permission bits are not synchronised: the {side} side has none"));
     }
 }
 
 struct Prepared<'a> {
     job: &'a Job,
     environment: &'a Environment<'a>,
-    source: &'a Root,
-    destination: &'a Root,
-    policy: &'a Policy,
-    filter: &'a Filter,
+    roots: [&'a Root; 2],
+    deciding: &'a Deciding,
+    filters: &'a [Filter],
     remembered: &'a Remembered,
+    agreements: Option<&'a Agreements<'a>>,
     tally: &'a Tally<'a>,
     attributes: bool,
     remote: bool,
-    modes: bool,
+    modes: [bool; 2],
+    owners: [bool; 2],
+    granularity: i128,
     approved: OnceCell<String>,
+}
+
+/// Is what a run came to besides its counts.
+struct Ran {
+    mounts: Mounts,
+    conflicts: Vec<Conflict>,
+    plan: Option<Fingerprint>,
+    unsettled: Vec<RelPath>,
 }
 
 impl<'a> Prepared<'a> {
     fn walk(&self, sink: &dyn Sink) -> Result<Walked, FsError> {
-        let privileged = rustix::process::geteuid().is_root();
-        let scan = Scan::new(
-            self.job,
-            self.environment.run,
-            (self.source, self.destination),
-            self.policy,
-            self.filter,
-            self.remembered,
-            (self.attributes, privileged, self.remote),
-            sink,
-            self.tally,
-            self.environment.stop,
-        );
-        scan.walk(self.job.walkers.unwrap_or_else(|| scan::default_walkers(self.remote)))
-    }
-
-    fn dry_run(&self) -> Result<(Mounts, Fingerprint), RunError> {
-        let sink = DryRun {
-            log: self.environment.log,
-            tally: self.tally,
-            stop: self.environment.stop,
-            now: self.environment.now,
-            plan: Default::default(),
-            deletions: Deletions::default(),
-        };
-        let walked = self.walk(&sink)?;
-        for batch in walked.links {
-            sink.take(batch);
-        }
-        let (deletes, id) = (sink.deletions.count(), self.environment.state.approval_id(&sink.deletions.id()));
-        if let Err(halt) = halt::check_deletes(self.job, deletes, self.tally.entries(), &id) {
-            self.tally.warn_once("halt", &format!("a real run would halt: {halt}"));
-        }
-        let plan = *lock(&sink.plan);
-        Ok((walked.mounts, plan))
-    }
-
-    fn execute(&self) -> Result<(Mounts, Vec<RelPath>), RunError> {
-        let (_, total) = self.destination.space()?;
-        let executor = Executor {
+        let setting = Setting {
             job: self.job,
             run: self.environment.run,
-            source: self.source,
-            destination: self.destination,
+            roots: self.roots,
+            deciding: self.deciding,
+            filters: self.filters,
+            remembered: self.remembered,
+            agreements: self.agreements,
+            attributes: self.attributes,
+            privileged: rustix::process::geteuid().is_root(),
+            remote: self.remote,
+            tally: self.tally,
+            stop: self.environment.stop,
+        };
+        Scan::new(setting, sink).walk(self.job.walkers.unwrap_or_else(|| scan::default_walkers(self.remote)))
+    }
+
+    fn dry_run(&self) -> Result<Ran, RunError> {
+        let stop = self.environment.stop;
+        let sink = DryRun {
+            job: self.job,
+            log: self.environment.log,
+            tally: self.tally,
+            stop,
+            now: self.environment.now,
+            plan: Default::default(),
+            deletions: Default::default(),
+        };
+        let (walked, planned) = if self.job.is_two_way() {
+            // What turns out to be a rename is known when the scan is done.
+            let planned = self.plan()?;
+            planned.replay(&Stage::ALL, |_, batch| {
+                sink.note(&batch);
+                !stop.is_stopped()
+            })?;
+            (planned.walked, Some(planned.spooled.deletions))
+        } else {
+            let walked = self.walk(&sink)?;
+            for batch in &walked.links {
+                sink.note(batch);
+            }
+            (walked, None)
+        };
+        let deletions = planned.as_ref().unwrap_or(&sink.deletions);
+        let id = self.environment.state.approval_id(&Deletions::id(deletions));
+        if let Err(halt) = self.check_deletes(deletions, &id) {
+            self.tally.warn_once("halt", &format!("a real run would halt: {halt}"));
+        }
+        let plan = Some(*lock(&sink.plan));
+        Ok(Ran { mounts: walked.mounts, conflicts: walked.conflicts, plan, unsettled: Vec::new() })
+    }
+
+    fn check_deletes(&self, deletions: &[Deletions; 2], id: &str) -> Result<bool, Halt> {
+        let entries = Side::BOTH.map(|side| self.tally.entries(side));
+        halt::check_deletes(self.job, [deletions[0].count(), deletions[1].count()], entries, id)
+    }
+
+    fn executor(&self, to: Side) -> Result<Executor<'a>, FsError> {
+        let destination = self.roots[to as usize];
+        let (_, total) = destination.space()?;
+        Ok(Executor {
+            job: self.job,
+            run: self.environment.run,
+            roots: self.roots,
+            destination,
+            direction: way(self.job, to),
+            agreements: self.agreements,
             log: self.environment.log,
             tally: self.tally,
             stop: self.environment.stop,
             now: self.environment.now,
             attributes: self.attributes,
             privileged: rustix::process::geteuid().is_root(),
-            owners: AtomicBool::new(self.policy.owners),
-            modes: self.modes,
-            granularity: self.policy.granularity,
+            owners: AtomicBool::new(self.owners[to as usize]),
+            modes: self.modes[to as usize],
+            granularity: self.granularity,
             min_free: self.job.min_free.bytes(total),
             ways: Default::default(),
             abilities: Abilities::new(self.remote),
@@ -354,23 +467,32 @@ impl<'a> Prepared<'a> {
             removed: Default::default(),
             promised: Default::default(),
             unsettled: Default::default(),
-        };
-        let walked = if self.job.delete == DeleteMissing::Off {
+        })
+    }
+
+    fn execute(&self) -> Result<Ran, RunError> {
+        let backward = self.job.is_two_way().then(|| self.executor(Side::A)).transpose()?;
+        let crew = Crew { forward: self.executor(Side::B)?, backward };
+        let walked = if self.job.delete == DeleteMissing::Off && !self.job.is_two_way() {
             self.begin();
-            executor.with_workers(|streaming| self.walk(&Announced { inner: streaming }))?
+            crew.with_workers(|streaming| self.walk(&Announced { inner: streaming }))?
         } else {
-            self.plan_then_execute(&executor)?
+            self.plan_then_execute(&crew)?
         };
         if !walked.links.is_empty() {
-            executor.with_workers(|streaming| {
+            crew.with_workers(|streaming| {
                 for batch in walked.links {
                     Announced { inner: streaming }.take(batch);
                 }
             });
         }
-        executor.close_directories();
+        let mut unsettled = Vec::new();
+        for executor in crew.each() {
+            executor.close_directories();
+            unsettled.append(&mut lock(&executor.unsettled));
+        }
         self.settle();
-        Ok((walked.mounts, std::mem::take(&mut *lock(&executor.unsettled))))
+        Ok(Ran { mounts: walked.mounts, conflicts: walked.conflicts, plan: None, unsettled })
     }
 
     fn begin(&self) {
@@ -379,75 +501,149 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// With deletions, nothing is executed before the whole plan is known to be within the limits.
-    fn plan_then_execute(&self, executor: &Executor<'a>) -> Result<Walked, RunError> {
+    /// Scans to the end, and keeps what is to be done.
+    fn plan(&self) -> Result<Plan<'a>, RunError> {
         let stop = self.environment.stop;
-        let observer = self.environment.observer;
         let spool = || Spool::new(self.environment.spool);
         let spooled = Spooled {
+            kept: spool()?,
             plan: spool()?,
             deletes: spool()?,
             removals: spool()?,
-            deletions: Deletions::default(),
+            deletions: Default::default(),
+            vanished: Default::default(),
             tally: self.tally,
             stop,
         };
         let walked = self.walk(&spooled)?;
-        if stop.is_stopped() {
-            return Ok(walked);
-        }
-        let deletions = &spooled.deletions;
-        let id = self.environment.state.approval_id(&deletions.id());
-        let needed = halt::check_deletes(self.job, deletions.count(), self.tally.entries(), &id)?;
-        if needed {
-            let _ = self.approved.set(id);
-        }
-        let replay = |spool: &Spool, take: fn(&Streaming<'_, 'a>, ha_sync_core::plan::Batch)| {
-            executor.with_workers(|streaming| {
-                spool.replay(|batch| {
-                    take(streaming, batch);
-                    !stop.is_stopped()
-                })
-            })
+        let renames = spool()?;
+        let found = match self.job.is_two_way() && !stop.is_stopped() {
+            true => Renames::find(&spooled, &renames, self.roots, stop)?,
+            false => Renames::default(),
         };
-        self.begin();
-        observer.event(Event::Phase(Phase::Executing));
-        replay(&spooled.plan, |streaming, batch| drop(streaming.take(batch)))?;
-        observer.event(Event::Phase(Phase::Deleting));
-        replay(&spooled.deletes, |streaming, batch| streaming.take_deletes(batch))?;
-        replay(&spooled.removals, |streaming, batch| streaming.take_removal(batch))?;
-        Ok(walked)
+        Ok(Plan { walked, spooled, renames, found })
     }
 
-    /// Gives the destination's root its time back and makes everything durable.
+    /// With deletions, nothing is executed before the whole plan is known to be within the limits.
+    fn plan_then_execute(&self, crew: &Crew<'a>) -> Result<Walked, RunError> {
+        let stop = self.environment.stop;
+        let plan = self.plan()?;
+        if stop.is_stopped() {
+            return Ok(plan.walked);
+        }
+        let id = self.environment.state.approval_id(&Deletions::id(&plan.spooled.deletions));
+        if self.check_deletes(&plan.spooled.deletions, &id)? {
+            let _ = self.approved.set(id);
+        }
+        self.begin();
+        let observer = self.environment.observer;
+        for stage in Stage::ALL {
+            match stage {
+                Stage::Kept => observer.event(Event::Phase(Phase::Executing)),
+                Stage::Deletes => observer.event(Event::Phase(Phase::Deleting)),
+                Stage::Plan | Stage::Renames | Stage::Removals => {}
+            }
+            // Each stage is done before the next begins.
+            crew.with_workers(|streaming| {
+                plan.replay(&[stage], |stage, batch| {
+                    match stage {
+                        Stage::Plan | Stage::Renames => drop(streaming.take(batch)),
+                        Stage::Kept => streaming.take_kept(batch),
+                        Stage::Deletes => streaming.take_deletes(batch),
+                        Stage::Removals => streaming.take_removal(batch),
+                    }
+                    !stop.is_stopped()
+                })
+            })?;
+        }
+        Ok(plan.walked)
+    }
+
+    /// Gives the roots their times back and makes everything durable.
     fn settle(&self) {
         let (counts, _) = self.tally.counts();
-        if counts.files_created + counts.files_updated + counts.files_deleted + counts.files_failed == 0 {
-            return;
-        }
+        let wrote = counts.files_created + counts.files_updated + counts.files_deleted + counts.files_failed > 0;
+        let agreed = self.agreements.is_some_and(Agreements::has_news);
+        let stopped = self.environment.stop.reason();
         // A read-only destination has nothing to settle.
-        if let Some(StopReason::ReadOnly(_)) = self.environment.stop.reason() {
+        if !(wrote || agreed) || matches!(stopped, Some(StopReason::ReadOnly(_))) {
             return;
         }
-        let root = self.destination.open_dir(&RelPath::root());
-        if let Err(error) = root.and_then(|root| root.set_mtime(self.destination.entry().mtime)) {
-            self.tally.warn_once("directory times", &error.to_line());
-        }
-        if self.job.fsync == Fsync::Batch && !self.environment.stop.is_stopped() {
-            self.environment.observer.event(Event::Phase(Phase::Syncing));
-            let synced = std::thread::scope(|scope| {
-                let sync = || self.destination.sync().and_then(|()| self.source.sync());
-                let syncing = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, sync);
-                (self.environment.while_syncing)();
-                match syncing {
-                    Ok(syncing) => syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                    Err(_) => sync(),
-                }
-            });
-            // The kernel tells of a lost page once only: trying again would hide it.
-            if let Err(error) = synced {
-                self.environment.stop.stop(StopReason::Sync(error.to_line()));
+        let written = if self.job.is_two_way() { &self.roots[..] } else { &self.roots[1..] };
+        for written in written.iter().filter(|_| wrote) {
+            let root = written.open_dir(&RelPath::root());
+            if let Err(error) = root.and_then(|root| root.set_mtime(written.entry().mtime)) {
+                self.tally.warn_once("directory times", &error.to_line());
             }
         }
+        // What the baseline says is agreed must outlive a power cut: what is missing later counts as deleted.
+        let for_baseline = agreed && matches!(stopped, None | Some(StopReason::Signal(_)));
+        if for_baseline || (self.job.fsync == Fsync::Batch && stopped.is_none()) {
+            self.sync();
+        }
+    }
+
+    fn sync(&self) {
+        self.environment.observer.event(Event::Phase(Phase::Syncing));
+        let synced = std::thread::scope(|scope| {
+            let [source, destination] = self.roots;
+            let sync = move || destination.sync().and_then(|()| source.sync());
+            let syncing = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, sync);
+            (self.environment.while_syncing)();
+            match syncing {
+                Ok(syncing) => syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(_) => sync(),
+            }
+        });
+        // The kernel tells of a lost page once only: trying again would hide it.
+        if let Err(error) = synced {
+            self.environment.stop.stop_over(StopReason::Sync(error.to_line()));
+        }
+    }
+}
+
+/// Is a scan that is done and what it planned, in the order in which it is executed.
+struct Plan<'a> {
+    walked: Walked,
+    spooled: Spooled<'a>,
+    renames: Spool,
+    found: Renames,
+}
+
+/// Is a part of a plan that is done before the next begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Copies of losers of conflicts.
+    Kept,
+    /// What is made, replaced or given other metadata.
+    Plan,
+    Renames,
+    Deletes,
+    Removals,
+}
+
+impl Stage {
+    const ALL: [Self; 5] = [Self::Kept, Self::Plan, Self::Renames, Self::Deletes, Self::Removals];
+}
+
+impl Plan<'_> {
+    fn replay(&self, stages: &[Stage], mut take: impl FnMut(Stage, Batch) -> bool) -> Result<(), SpoolError> {
+        for stage in stages {
+            let spool = match stage {
+                Stage::Kept => &self.spooled.kept,
+                Stage::Plan => &self.spooled.plan,
+                Stage::Renames => &self.renames,
+                Stage::Deletes => &self.spooled.deletes,
+                Stage::Removals => &self.spooled.removals,
+            };
+            if spool.is_empty() {
+                continue;
+            }
+            spool.replay(|batch| match stage {
+                Stage::Renames => take(*stage, batch),
+                _ => self.found.without(batch).is_none_or(|batch| take(*stage, batch)),
+            })?;
+        }
+        Ok(())
     }
 }

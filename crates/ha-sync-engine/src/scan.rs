@@ -1,22 +1,32 @@
-//! Lists and compares both sides, directory by directory, and plans what it finds.
+//! Lists both sides, directory by directory, merges their sorted names with what was agreed, and has each name compared.
 
+mod gone;
+mod look;
+mod missing;
+mod one_way;
+mod two_way;
+
+use std::cmp::Ordering as Order;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ha_sync_core::decide::{Content, Decision, DeleteMissing, Evidence, Policy, Unfinished, decide, is_future};
+use ha_sync_core::baseline::{Agreed, Side};
+use ha_sync_core::decide::Policy;
 use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::filter::{self, Filter, FilterError};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
-use ha_sync_core::plan::{Action, Batch, Planned};
+use ha_sync_core::plan::{Action, Batch, Planned, Route};
 use ha_sync_core::reason::Reason;
-use ha_sync_fs::content::CopyError;
-use ha_sync_fs::{Dir, FsError, Listing, Root, attributes, content};
+use ha_sync_core::reconcile::Rules;
+use ha_sync_fs::{Dir, FsError, Listing, Root};
 use rustix::io::Errno;
 
+use crate::agree::{Agreements, Known};
+use crate::conflicts::Conflict;
 use crate::job::Job;
 use crate::queue::Queue;
 use crate::sink::Sink;
@@ -38,28 +48,52 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis
 const UNKNOWN_KEPT: i128 = 24 * 3600 * Time::SECOND;
 
 pub(crate) enum Task {
-    /// A directory that the source has.
-    Directory { path: RelPath, destination: bool, mtime: Option<Time> },
+    /// A directory that is on the sides that say so; the source of a one-way job always has it.
+    Directory(Found),
     /// Some names of an opened directory.
-    Chunk { opened: Arc<Opened>, source: (usize, usize), destination: (usize, usize) },
-    /// A directory that only the destination has, to be deleted.
-    Missing { directory: RelPath, mtime: Option<Time>, name: Vec<u8>, entry: Box<Entry> },
+    Chunk { opened: Arc<Opened>, from: Cut, to: Cut },
+    /// A directory that only the destination of a one-way job has, to be deleted.
+    Missing { directory: RelPath, mtime: Option<Time>, name: Vec<u8>, entry: Box<Entry>, known: bool },
+    /// A directory that was deleted on one side.
+    Gone(Box<gone::Gone>),
 }
+
+/// Is a directory to be opened.
+pub(crate) struct Found {
+    path: RelPath,
+    /// Whether A has it, whether B has it.
+    present: [bool; 2],
+    /// Whether both sides once agreed that it is a directory.
+    known: bool,
+    /// The mtimes that it ends with at A and at B; what is made in it does not change them.
+    mtimes: [Option<Time>; 2],
+}
+
+/// Is a place in a directory's three sorted lists: A's names, B's names, those that were agreed on.
+type Cut = [usize; 3];
 
 /// Is a directory while its names are compared.
 pub(crate) struct Opened {
     path: RelPath,
-    mtime: Option<Time>,
-    source: Dir,
-    destination: Option<Dir>,
-    source_names: Listing,
-    destination_names: Listing,
+    mtimes: [Option<Time>; 2],
+    dirs: [Option<Dir>; 2],
+    names: [Listing; 2],
+    known: Known,
     /// Chunks not yet compared.
     chunks: AtomicUsize,
     /// Something in it could not be read: nothing in it is deleted.
     unread: AtomicBool,
-    /// Destination names that the source has not.
+    /// Names that only the destination of a one-way job has.
     missing: Mutex<Vec<u32>>,
+    /// What was deleted on one side, when both sides are kept in step.
+    gone: Mutex<Vec<gone::Deleted>>,
+}
+
+impl Opened {
+    fn agreed(&self, name: &[u8]) -> Option<&Agreed> {
+        let place = self.known.binary_search_by(|(held, _)| held.as_slice().cmp(name));
+        place.ok().map(|place| &self.known[place].1)
+    }
 }
 
 /// Is the first seen name of a file with several.
@@ -79,9 +113,8 @@ struct Follower {
 /// Is what earlier runs left to know.
 #[derive(Default)]
 pub(crate) struct Remembered {
-    /// Escaped paths of mount points at the source and at the destination.
-    pub(crate) source_mounts: HashSet<String>,
-    pub(crate) destination_mounts: HashSet<String>,
+    /// Escaped paths of mount points at A and at B.
+    pub(crate) mounts: [HashSet<String>; 2],
     /// Escaped paths of directories in which an interrupted run worked: in this direction, in the other.
     pub(crate) unfinished: HashSet<String>,
     pub(crate) unfinished_backwards: HashSet<String>,
@@ -95,70 +128,85 @@ pub(crate) struct Remembered {
     pub(crate) own: Vec<(u64, u64)>,
 }
 
-pub(crate) struct Scan<'a> {
+/// Is what a job decides by.
+pub(crate) enum Deciding {
+    /// One side is the source.
+    OneWay(Policy),
+    /// Both sides are kept in step.
+    TwoWay(Rules),
+}
+
+impl Deciding {
+    /// Returns when the run began.
+    pub(crate) fn start(&self) -> Time {
+        match self {
+            Self::OneWay(policy) => policy.start,
+            Self::TwoWay(rules) => rules.start,
+        }
+    }
+}
+
+/// Is what a scan needs to know, the same for all walkers.
+pub(crate) struct Setting<'a> {
     pub(crate) job: &'a Job,
     pub(crate) run: &'a RunId,
-    pub(crate) source: &'a Root,
-    pub(crate) destination: &'a Root,
-    pub(crate) policy: &'a Policy,
-    pub(crate) filter: &'a Filter,
+    /// A and B; the source and the destination of a one-way job.
+    pub(crate) roots: [&'a Root; 2],
+    pub(crate) deciding: &'a Deciding,
+    /// What one of them excludes takes no part.
+    pub(crate) filters: &'a [Filter],
     pub(crate) remembered: &'a Remembered,
+    pub(crate) agreements: Option<&'a Agreements<'a>>,
     pub(crate) attributes: bool,
     pub(crate) privileged: bool,
     pub(crate) remote: bool,
-    pub(crate) sink: &'a dyn Sink,
     pub(crate) tally: &'a Tally<'a>,
     pub(crate) stop: &'a Stop,
+}
+
+pub(crate) struct Scan<'a> {
+    setting: Setting<'a>,
+    sink: &'a dyn Sink,
     sequence: AtomicU64,
     queue: Queue<Task>,
     mounts: Mutex<Vec<(bool, RelPath)>>,
     leaders: Mutex<HashMap<(u64, u64), Leader>>,
     followers: Mutex<Vec<Follower>>,
+    conflicts: Mutex<Vec<Conflict>>,
     root_error: Mutex<Option<FsError>>,
+}
+
+impl<'a> std::ops::Deref for Scan<'a> {
+    type Target = Setting<'a>;
+
+    fn deref(&self) -> &Setting<'a> {
+        &self.setting
+    }
 }
 
 /// Is what a walk found besides its batches.
 pub(crate) struct Walked {
-    /// Mount points: at the source (true) or the destination, and where.
+    /// Mount points: at A (true) or B, and where.
     pub(crate) mounts: Vec<(bool, RelPath)>,
     /// Batches of hard links, for when everything else is in place.
     pub(crate) links: Vec<Batch>,
+    /// Conflicts that stay open.
+    pub(crate) conflicts: Vec<Conflict>,
 }
 
 impl<'a> Scan<'a> {
-    #[expect(clippy::too_many_arguments, reason = "each is one independent fact about the run")]
-    pub(crate) fn new(
-        job: &'a Job,
-        run: &'a RunId,
-        (source, destination): (&'a Root, &'a Root),
-        policy: &'a Policy,
-        filter: &'a Filter,
-        remembered: &'a Remembered,
-        (attributes, privileged, remote): (bool, bool, bool),
-        sink: &'a dyn Sink,
-        tally: &'a Tally<'a>,
-        stop: &'a Stop,
-    ) -> Self {
-        let mtime = Some(destination.entry().mtime);
+    pub(crate) fn new(setting: Setting<'a>, sink: &'a dyn Sink) -> Self {
+        let mtimes = setting.roots.map(|root| Some(root.entry().mtime));
+        let top = Found { path: RelPath::root(), present: [true; 2], known: true, mtimes };
         Self {
-            job,
-            run,
-            source,
-            destination,
-            policy,
-            filter,
-            remembered,
-            attributes,
-            privileged,
-            remote,
+            setting,
             sink,
-            tally,
-            stop,
             sequence: AtomicU64::new(0),
-            queue: Queue::new(Task::Directory { path: RelPath::root(), destination: true, mtime }),
+            queue: Queue::new(Task::Directory(top)),
             mounts: Mutex::default(),
             leaders: Mutex::default(),
             followers: Mutex::default(),
+            conflicts: Mutex::default(),
             root_error: Mutex::default(),
         }
     }
@@ -181,7 +229,11 @@ impl<'a> Scan<'a> {
         if let Some(error) = lock(&self.root_error).take() {
             return Err(error);
         }
-        Ok(Walked { mounts: std::mem::take(&mut *lock(&self.mounts)), links: self.link_batches() })
+        Ok(Walked {
+            mounts: std::mem::take(&mut *lock(&self.mounts)),
+            links: self.link_batches(),
+            conflicts: std::mem::take(&mut *lock(&self.conflicts)),
+        })
     }
 
     fn work(&self) {
@@ -190,11 +242,12 @@ impl<'a> Scan<'a> {
                 self.queue.close();
             } else {
                 match task {
-                    Task::Directory { path, destination, mtime } => self.directory(path, destination, mtime),
-                    Task::Chunk { opened, source, destination } => self.chunk(&opened, source, destination),
-                    Task::Missing { directory, mtime, name, entry } => {
-                        self.delete_directory(&directory, mtime, &name, &entry);
+                    Task::Directory(found) => self.directory(found),
+                    Task::Chunk { opened, from, to } => self.chunk(&opened, from, to),
+                    Task::Missing { directory, mtime, name, entry, known } => {
+                        self.delete_directory(&directory, mtime, &name, &entry, known);
                     }
+                    Task::Gone(gone) => self.gone(*gone),
                 }
             }
         }
@@ -214,65 +267,79 @@ impl<'a> Scan<'a> {
             action,
             source: source.cloned(),
             destination: destination.cloned(),
+            merge: None,
+            vanished: None,
             reason: None,
             source_md5: None,
             destination_md5: None,
         }
     }
 
+    /// Returns what was agreed in a directory; `known` says that it was agreed to be one.
+    pub(crate) fn known(&self, path: &RelPath, known: bool) -> Known {
+        self.agreements.filter(|_| known).map(|agreements| agreements.directory(path)).unwrap_or_default()
+    }
+
+    /// Tells whether an entry takes no part.
+    pub(crate) fn excludes(&self, path: impl FnOnce() -> RelPath, directory: bool) -> bool {
+        if self.filters.iter().all(Filter::is_empty) {
+            return false;
+        }
+        let path = path();
+        self.filters.iter().any(|filter| filter.excludes(&path, directory))
+    }
+
     /// Opens and lists a directory of both sides and plans its comparison.
-    fn directory(&self, path: RelPath, destination: bool, mtime: Option<Time>) {
-        let source = self.open_and_list(self.source, &path);
-        let (source, source_names) = match source {
-            Ok(opened) => opened,
-            Err(error) => return self.unreadable(self.source, &path, destination, error),
-        };
-        let (destination, destination_names) = if destination {
-            match self.open_and_list(self.destination, &path) {
-                Ok((directory, names)) => (Some(directory), names),
-                Err(error) => return self.unreadable(self.destination, &path, true, error),
+    fn directory(&self, found: Found) {
+        let Found { path, present, known, mtimes } = found;
+        let (mut dirs, mut names) = ([None, None], [Listing::default(), Listing::default()]);
+        for side in Side::BOTH {
+            if present[side as usize] {
+                match self.open_and_list(self.roots[side as usize], &path) {
+                    Ok((dir, listing)) => {
+                        dirs[side as usize] = Some(dir);
+                        names[side as usize] = listing;
+                    }
+                    Err(error) => return self.unreadable(self.roots[side as usize], &path, present[1], error),
+                }
             }
-        } else {
-            (None, Listing::default())
-        };
+        }
+        let known = self.known(&path, known);
         let size = if self.remote { CHUNK_REMOTE } else { CHUNK_LOCAL };
-        let (sources, destinations) = (source_names.len(), destination_names.len());
-        // Chunks of whichever side has more names, cut at the same name on both.
-        let by_source = sources >= destinations;
-        let count = sources.max(destinations).div_ceil(size).max(1);
+        let ends = [names[0].len(), names[1].len(), known.len()];
+        let largest = (0..3).max_by_key(|list| ends[*list]).unwrap_or(0);
+        let count = ends[largest].div_ceil(size).max(1);
         let opened = Arc::new(Opened {
             path,
-            mtime,
-            source,
-            destination,
-            source_names,
-            destination_names,
+            mtimes,
+            dirs,
+            names,
+            known,
             chunks: AtomicUsize::new(count),
             unread: AtomicBool::new(false),
             missing: Mutex::default(),
+            gone: Mutex::default(),
         });
         if count == 1 {
-            return self.chunk(&opened, (0, sources), (0, destinations));
+            return self.chunk(&opened, [0; 3], ends);
         }
-        let cut = |index: usize| {
-            let place = index * size;
+        // Chunks of whichever list is the longest, cut at the same name in all.
+        let cut = |index: usize| -> Cut {
             if index == 0 {
-                (0, 0)
-            } else if index == count {
-                (sources, destinations)
-            } else if by_source {
-                let name = opened.source_names.name(place);
-                (place, opened.destination_names.lower_bound(name))
-            } else {
-                let name = opened.destination_names.name(place);
-                (opened.source_names.lower_bound(name), place)
+                return [0; 3];
             }
+            if index == count {
+                return ends;
+            }
+            let name = match largest {
+                2 => &opened.known[index * size].0[..],
+                side => opened.names[side].name(index * size),
+            };
+            let known = opened.known.partition_point(|(held, _)| &held[..] < name);
+            [opened.names[0].lower_bound(name), opened.names[1].lower_bound(name), known]
         };
         let tasks: Vec<Task> = (0..count)
-            .map(|index| {
-                let (from, to) = (cut(index), cut(index + 1));
-                Task::Chunk { opened: Arc::clone(&opened), source: (from.0, to.0), destination: (from.1, to.1) }
-            })
+            .map(|index| Task::Chunk { opened: Arc::clone(&opened), from: cut(index), to: cut(index + 1) })
             .collect();
         self.queue.push_all(tasks.into_iter());
     }
@@ -316,10 +383,15 @@ impl<'a> Scan<'a> {
     /// Records that an entry could not be handled.
     fn fail(&self, directory: &RelPath, name: &[u8], destination: bool, message: String) {
         // Only its presence is recorded: as an update, else a create.
-        let seen = destination.then(|| self.destination.entry().clone());
+        let seen = destination.then(|| self.roots[1].entry().clone());
         let mut planned = self.planned(name, Action::Fail(message), None, None);
         planned.destination = seen.map(|entry| Entry { kind: Kind::Directory, size: 0, ..entry });
-        self.sink.take(Batch { directory: directory.clone(), mtime: None, operations: vec![planned] });
+        self.sink.take(Batch {
+            route: Route::FORWARD,
+            directory: directory.clone(),
+            mtime: None,
+            operations: vec![planned],
+        });
     }
 
     fn still_listed(&self, root: &Root, parent: &RelPath, name: &[u8]) -> bool {
@@ -327,50 +399,51 @@ impl<'a> Scan<'a> {
     }
 
     /// Compares some names of a directory.
-    fn chunk(&self, opened: &Arc<Opened>, source: (usize, usize), destination: (usize, usize)) {
+    fn chunk(&self, opened: &Arc<Opened>, from: Cut, to: Cut) {
         let mut building = Building::default();
-        let (mut left, mut right) = (source.0, destination.0);
-        let mut seen = 0_u64;
-        while left < source.1 || right < destination.1 {
-            if (left + right) % 64 == 0 && self.stop.is_stopped() {
+        let mut at = from;
+        let (mut compared, mut entries) = (0_u64, [0_u64; 2]);
+        loop {
+            if compared % 64 == 0 && self.stop.is_stopped() {
                 break;
             }
-            let source_name = (left < source.1).then(|| opened.source_names.name(left));
-            let destination_name = (right < destination.1).then(|| opened.destination_names.name(right));
-            let (name, in_source, in_destination) = match (source_name, destination_name) {
-                (Some(one), Some(other)) => match one.cmp(other) {
-                    std::cmp::Ordering::Less => (one, true, false),
-                    std::cmp::Ordering::Greater => (other, false, true),
-                    std::cmp::Ordering::Equal => (one, true, true),
-                },
-                (Some(one), None) => (one, true, false),
-                (None, Some(other)) => (other, false, true),
-                (None, None) => break,
-            };
-            if !self.is_ours(opened, name, in_source, in_destination) {
-                seen += u64::from(in_destination);
-                if in_source {
-                    self.compare(opened, name, in_destination, &mut building);
-                } else if self.job.delete != DeleteMissing::Off {
-                    lock(&opened.missing).push(right as u32);
+            let listed = |side: usize| (at[side] < to[side]).then(|| opened.names[side].name(at[side]));
+            let known = opened.known.get(at[2]).filter(|_| at[2] < to[2]).map(|(name, _)| &name[..]);
+            let lists = [listed(0), listed(1), known];
+            let Some(name) = lists.into_iter().flatten().min() else { break };
+            let has = lists.map(|first| first.is_some_and(|first| first.cmp(name) == Order::Equal));
+            let present = [has[0], has[1]];
+            if !self.is_ours(opened, name, present) {
+                for side in Side::BOTH {
+                    entries[side as usize] += u64::from(present[side as usize]);
+                }
+                let agreed = if has[2] { Some(&opened.known[at[2]].1) } else { None };
+                match self.deciding {
+                    Deciding::OneWay(policy) => {
+                        self.one_way(opened, name, (present, at[1]), (policy, agreed), &mut building)
+                    }
+                    Deciding::TwoWay(rules) => self.two_way(opened, name, present, (rules, agreed), &mut building),
                 }
             }
-            left += usize::from(in_source);
-            right += usize::from(in_destination);
-            if building.operations.len() >= BATCH_OPERATIONS || building.bytes >= BATCH_BYTES {
+            compared += 1;
+            for list in 0..3 {
+                at[list] += usize::from(has[list]);
+            }
+            if building.is_large() {
                 self.hand_on(opened, &mut building);
             }
         }
         self.hand_on(opened, &mut building);
         self.tally.equal(building.equal);
-        self.tally.seen(seen);
+        self.tally.seen(entries);
         if opened.chunks.fetch_sub(1, Ordering::AcqRel) == 1 && !self.stop.is_stopped() {
             self.missing_names(opened);
+            self.gone_names(opened);
         }
     }
 
     /// Tells whether a name is the tool's own or the file system's, and clears away what dead runs left.
-    fn is_ours(&self, opened: &Opened, name: &[u8], in_source: bool, in_destination: bool) -> bool {
+    fn is_ours(&self, opened: &Opened, name: &[u8], present: [bool; 2]) -> bool {
         if opened.path.is_root() && filter::is_reserved_at_root(name) {
             return true;
         }
@@ -381,12 +454,14 @@ impl<'a> Scan<'a> {
             return true;
         }
         let Some((run, _)) = filter::parse_temporary(name) else { return false };
-        if in_source {
-            let mtime = opened.source.entry().map(|entry| entry.mtime).ok();
-            self.clear_away(self.source, &opened.source, name, &run, mtime);
-        }
-        if let (true, Some(destination)) = (in_destination, &opened.destination) {
-            self.clear_away(self.destination, destination, name, &run, opened.mtime);
+        for side in Side::BOTH {
+            let Some(dir) = opened.dirs[side as usize].as_ref().filter(|_| present[side as usize]) else { continue };
+            let mtime = match (side, self.deciding) {
+                // No work in it is to be undone.
+                (Side::A, Deciding::OneWay(_)) => dir.entry().map(|entry| entry.mtime).ok(),
+                _ => opened.mtimes[side as usize],
+            };
+            self.clear_away(self.roots[side as usize], dir, name, &run, mtime);
         }
         true
     }
@@ -410,7 +485,7 @@ impl<'a> Scan<'a> {
         if *run == *self.run || held.live.contains(run) {
             return true;
         }
-        !held.resolved.contains(run) && !held.dead.contains(run) && !is_abandoned(entry.ctime, self.policy.start)
+        !held.resolved.contains(run) && !held.dead.contains(run) && !is_abandoned(entry.ctime, self.deciding.start())
     }
 
     /// Removes a temporary entry of a dead run, and tells whether it is gone, or would be but for a dry run. When that
@@ -448,120 +523,9 @@ impl<'a> Scan<'a> {
         false
     }
 
-    /// Looks at one name that the source has and plans what follows.
-    fn compare(&self, opened: &Opened, name: &[u8], in_destination: bool, building: &mut Building) {
-        let source = match self.retry(|| opened.source.find(name)) {
-            Ok(Some(entry)) => entry,
-            Ok(None) => {
-                opened.unread.store(true, Ordering::Relaxed);
-                if self.still_listed(self.source, &opened.path, name) {
-                    let error = opened.source.error("look at", name, Errno::NOENT);
-                    return self.fail(&opened.path, name, in_destination, error.to_line());
-                }
-                return self.tally.skip(&opened.path, name, false, Reason::Vanished);
-            }
-            Err(error) => {
-                opened.unread.store(true, Ordering::Relaxed);
-                return self.fail(&opened.path, name, in_destination, error.to_line());
-            }
-        };
-        if self.is_own(&opened.source, name, &source) {
-            return;
-        }
-        if !self.filter.is_empty() && self.filter.excludes(&opened.path.join(name), source.is_directory()) {
-            let deletable = in_destination && self.job.delete_excluded && self.job.delete != DeleteMissing::Off;
-            if deletable && let Some(index) = opened.destination_names.position(name) {
-                lock(&opened.missing).push(index as u32);
-            }
-            return;
-        }
-        let destination = match (&opened.destination, in_destination) {
-            (Some(directory), true) => match self.retry(|| directory.find(name)) {
-                Ok(entry) => entry,
-                Err(error) => {
-                    opened.unread.store(true, Ordering::Relaxed);
-                    return self.fail(&opened.path, name, true, error.to_line());
-                }
-            },
-            _ => None,
-        };
-        if let (Some(directory), Some(entry)) = (&opened.destination, &destination)
-            && self.is_own(directory, name, entry)
-        {
-            return;
-        }
-        if let Some(destination) = &destination
-            && source.is_directory() != destination.is_directory()
-            && !(self.job.delete_excluded && self.job.delete != DeleteMissing::Off)
-            && self.filter.excludes(&opened.path.join(name), destination.is_directory())
-        {
-            // What is excluded there is invisible, also where the source has something else by that name.
-            return;
-        }
-        if self.is_kept_by_mount(opened, name, &source, destination.as_ref()) {
-            return;
-        }
-        if is_future(source.mtime, self.policy) {
-            let path = opened.path.join(name);
-            self.tally.warn_once("future", &format!("modified in the future, counts as now: {path} (and maybe more)"));
-        }
-        let mut look =
-            Look { scan: self, opened, name, source: &source, destination: destination.as_ref(), content: None };
-        let unfinished = if source.is_directory() { self.unfinished(&opened.path, name) } else { Unfinished::No };
-        let decision = match decide(&source, destination.as_ref(), None, self.policy, unfinished, &mut look) {
-            Ok(decision) => decision,
-            Err(None) => return,
-            Err(Some(error)) => {
-                opened.unread.store(true, Ordering::Relaxed);
-                return self.fail(&opened.path, name, in_destination, error.to_line());
-            }
-        };
-        let content = look.content.take();
-        self.plan(opened, name, (source, destination), decision, content, building);
-    }
-
-    fn unfinished(&self, directory: &RelPath, name: &[u8]) -> Unfinished {
-        let held = self.remembered;
-        if held.unfinished.is_empty() && held.unfinished_backwards.is_empty() {
-            return Unfinished::No;
-        }
-        let path = directory.join(name).escaped();
-        if held.unfinished.contains(&path) {
-            Unfinished::SameDirection
-        } else if held.unfinished_backwards.contains(&path) {
-            Unfinished::OtherDirection
-        } else {
-            Unfinished::No
-        }
-    }
-
-    /// Leaves out mount points, and paths that were mount points and are none now, whether the directory is still
-    /// there or not.
-    fn is_kept_by_mount(&self, opened: &Opened, name: &[u8], source: &Entry, destination: Option<&Entry>) -> bool {
-        let mut kept = false;
-        let sides = [
-            (true, Some(source), &self.remembered.source_mounts),
-            (false, destination, &self.remembered.destination_mounts),
-        ];
-        for (at_source, entry, remembered) in sides {
-            if entry.is_some_and(|entry| entry.is_directory() && entry.mount_point) {
-                lock(&self.mounts).push((at_source, opened.path.join(name)));
-                if !self.job.cross_mounts && !kept {
-                    self.tally.skip(&opened.path, name, true, Reason::MountPoint);
-                    kept = true;
-                }
-            } else if self.was_mounted(remembered, &opened.path, name) {
-                if !kept {
-                    self.missing_mount(&opened.path, name, destination.is_some());
-                }
-                kept = true;
-            }
-        }
-        kept
-    }
-
-    /// Tells whether a path is among the remembered mount points, and that still counts.
-    pub(crate) fn was_mounted(&self, remembered: &HashSet<String>, directory: &RelPath, name: &[u8]) -> bool {
+    /// Tells whether a path is among a side's remembered mount points, and that still counts.
+    pub(crate) fn was_mounted(&self, side: Side, directory: &RelPath, name: &[u8]) -> bool {
+        let remembered = &self.remembered.mounts[side as usize];
         !remembered.is_empty() && !self.job.allow_missing_mounts && remembered.contains(&directory.join(name).escaped())
     }
 
@@ -572,120 +536,44 @@ impl<'a> Scan<'a> {
         self.fail(directory, name, destination, message.to_owned());
     }
 
-    /// Turns a decision into an operation, and directories into further work.
-    fn plan(
-        &self,
-        opened: &Opened,
-        name: &[u8],
-        (source, destination): (Entry, Option<Entry>),
-        decision: Decision,
-        content: Option<Content>,
-        building: &mut Building,
-    ) {
-        if self.job.hard_links && source.kind == Kind::File && source.links > 1 {
-            let entries = (&source, destination.as_ref());
-            if self.follows(opened, name, entries, decision, building) {
-                return;
+    /// Leaves out mount points, and paths that were mount points and are none now, whether the directory is still
+    /// there or not.
+    fn is_kept_by_mount(&self, opened: &Opened, name: &[u8], entries: [Option<&Entry>; 2]) -> bool {
+        let mut kept = false;
+        for side in Side::BOTH {
+            if entries[side as usize].is_some_and(|entry| entry.is_directory() && entry.mount_point) {
+                lock(&self.mounts).push((side == Side::A, opened.path.join(name)));
+                if !self.job.cross_mounts && !kept {
+                    self.tally.skip(&opened.path, name, true, Reason::MountPoint);
+                    kept = true;
+                }
+            } else if self.was_mounted(side, &opened.path, name) {
+                if !kept {
+                    self.missing_mount(&opened.path, name, entries[1].is_some());
+                }
+                kept = true;
             }
         }
-        let (action, reason) = match decision {
-            Decision::Equal if source.is_directory() => {
-                let mtime = destination.as_ref().map(|entry| entry.mtime);
-                return building.children.push((None, self.child(opened, name, true, mtime)));
-            }
-            Decision::Equal => {
-                building.equal += 1;
-                return;
-            }
-            Decision::Skip(reason) => return self.tally.skip(&opened.path, name, source.is_directory(), reason),
-            Decision::Create => (Action::Create, is_future(source.mtime, self.policy).then_some(Reason::FutureTime)),
-            Decision::Update(reason) | Decision::Replace(reason) => (Action::Replace, reason),
-            Decision::Metadata(reason) => (Action::Metadata, reason),
-            Decision::Fail(reason) => (Action::Fail(reason.to_string()), Some(reason)),
-            // Not a decision for what the source has.
-            Decision::Delete => return,
-        };
-        let mut planned = self.planned(name, action, Some(&source), destination.as_ref());
-        planned.reason = reason;
-        if let Some(content) = content {
-            planned.source_md5 = Some(content.source);
-            planned.destination_md5 = Some(content.destination);
-        }
-        let replaces_directory =
-            planned.action == Action::Replace && destination.as_ref().is_some_and(Entry::is_directory);
-        if replaces_directory && self.holds_kept(&opened.path.join(name)) {
-            planned.action = Action::Fail(format!("{}: it {}", Reason::TypeConflict, Reason::HoldsKept));
-            planned.reason = Some(Reason::TypeConflict);
-        }
-        if source.is_directory() {
-            if planned.makes_directory() {
-                let child = self.child(opened, name, false, Some(source.mtime));
-                building.children.push((Some(planned.seq), child));
-            } else if planned.action == Action::Metadata {
-                building.children.push((None, self.child(opened, name, true, Some(source.mtime))));
-            }
-        }
-        building.bytes += planned.bytes();
-        building.operations.push(planned);
+        kept
     }
 
-    fn child(&self, opened: &Opened, name: &[u8], destination: bool, mtime: Option<Time>) -> Task {
-        Task::Directory { path: opened.path.join(name), destination, mtime }
-    }
-
-    /// Handles a name of a file with several names; false when it is the first one.
-    fn follows(
-        &self,
-        opened: &Opened,
-        name: &[u8],
-        (source, destination): (&Entry, Option<&Entry>),
-        decision: Decision,
-        building: &mut Building,
-    ) -> bool {
-        if matches!(decision, Decision::Skip(_) | Decision::Fail(_)) {
-            return false;
-        }
-        let mut leaders = lock(&self.leaders);
-        let held = match leaders.entry((source.device, source.inode)) {
-            std::collections::hash_map::Entry::Vacant(vacant) => {
-                let agreed = destination.filter(|_| decision == Decision::Equal).map(|entry| entry.inode);
-                vacant.insert(Leader { path: opened.path.join(name), agreed });
-                return false;
-            }
-            std::collections::hash_map::Entry::Occupied(occupied) => occupied,
-        };
-        let leader = held.get();
-        let linked = leader.agreed.is_some() && leader.agreed == destination.map(|entry| entry.inode);
-        if linked && decision == Decision::Equal {
-            building.equal += 1;
-            return true;
-        }
-        let action = Action::Link(leader.path.clone());
-        drop(leaders);
-        let planned = self.planned(name, action, Some(source), destination);
-        let follower = Follower { directory: opened.path.clone(), mtime: opened.mtime, planned };
-        lock(&self.followers).push(follower);
-        true
-    }
-
-    fn link_batches(&self) -> Vec<Batch> {
-        let followers = std::mem::take(&mut *lock(&self.followers));
-        followers
-            .into_iter()
-            .map(|follower| Batch {
-                directory: follower.directory,
-                mtime: follower.mtime,
-                operations: vec![follower.planned],
-            })
-            .collect()
-    }
-
-    /// Hands a batch to the sink and the directories below to the queue.
+    /// Hands what is planned to the sink and the directories below to the queue.
     fn hand_on(&self, opened: &Opened, building: &mut Building) {
         let mut failed = Vec::new();
-        if !building.operations.is_empty() {
-            let operations = std::mem::take(&mut building.operations);
-            failed = self.sink.take(Batch { directory: opened.path.clone(), mtime: opened.mtime, operations });
+        for to in Side::BOTH {
+            let operations = std::mem::take(&mut building.operations[to as usize]);
+            if !operations.is_empty() {
+                let (directory, mtime) = (opened.path.clone(), opened.mtimes[to as usize]);
+                failed.extend(self.sink.take(Batch { route: Route::to(to), directory, mtime, operations }));
+            }
+        }
+        for (route, planned) in building.kept.drain(..) {
+            let (directory, mtime) = (opened.path.clone(), opened.mtimes[route.to as usize]);
+            self.sink.take_kept(Batch { route, directory, mtime, operations: vec![planned] });
+        }
+        if let (Some(agreements), false) = (self.agreements, building.agreed.is_empty()) {
+            agreements.tell(&opened.path, &building.agreed);
+            building.agreed.clear();
         }
         building.bytes = 0;
         if !building.children.is_empty() {
@@ -694,95 +582,32 @@ impl<'a> Scan<'a> {
             self.queue.push_all(children.into_iter().filter(|(seq, _)| made(seq)).map(|(_, task)| task));
         }
     }
-
-    /// Plans what becomes of the names that only the destination has, when all names of a directory were compared.
-    fn missing_names(&self, opened: &Opened) {
-        let mut missing = std::mem::take(&mut *lock(&opened.missing));
-        let Some(destination) = opened.destination.as_ref().filter(|_| !missing.is_empty()) else { return };
-        missing.sort_unstable();
-        let names = missing.iter().map(|index| opened.destination_names.name(*index as usize));
-        let withheld = opened.unread.load(Ordering::Relaxed);
-        let directories = self.delete_names(destination, names, withheld, opened.mtime).directories;
-        let tasks = directories.into_iter().map(|(name, entry)| Task::Missing {
-            directory: opened.path.clone(),
-            mtime: opened.mtime,
-            name,
-            entry: Box::new(entry),
-        });
-        self.queue.push_all(tasks);
-    }
 }
 
 /// Is what one walker has planned of a directory and not yet handed on.
 #[derive(Default)]
 struct Building {
-    operations: Vec<Planned>,
+    /// Of A and of B.
+    operations: [Vec<Planned>; 2],
+    /// Conflict copies.
+    kept: Vec<(Route, Planned)>,
     bytes: u64,
     /// Work below, and the operation that makes its directory.
     children: Vec<(Option<u64>, Task)>,
     equal: u64,
+    /// What is agreed on without an operation.
+    agreed: Vec<(Vec<u8>, Option<Agreed>)>,
 }
 
-/// Looks closer at one name.
-struct Look<'s, 'a> {
-    scan: &'s Scan<'a>,
-    opened: &'s Opened,
-    name: &'s [u8],
-    source: &'s Entry,
-    destination: Option<&'s Entry>,
-    content: Option<Content>,
-}
-
-impl Look<'_, '_> {
-    fn destination_directory(&self) -> Result<&Dir, Option<FsError>> {
-        self.opened.destination.as_ref().ok_or(None)
-    }
-}
-
-/// The error is absent when the run is being stopped.
-impl Evidence for Look<'_, '_> {
-    type Error = Option<FsError>;
-
-    fn content(&mut self) -> Result<Content, Self::Error> {
-        let directory = self.destination_directory()?;
-        let stop = self.scan.stop;
-        let found = self.scan.retry(|| {
-            let source = self.opened.source.open_file(self.name)?;
-            let destination = directory.open_file(self.name)?;
-            match content::compare(&source, &destination, &|| stop.is_stopped()) {
-                Ok(content) => Ok(Some(content)),
-                Err(CopyError::Read(errno)) => Err(self.opened.source.error("read", self.name, errno)),
-                Err(CopyError::Write(errno)) => Err(directory.error("read", self.name, errno)),
-                Err(CopyError::Changed | CopyError::Stopped) => Ok(None),
-            }
-        });
-        let content = found.map_err(Some)?.ok_or(None)?;
-        self.content = Some(content.clone());
-        Ok(content)
+impl Building {
+    fn is_large(&self) -> bool {
+        let operations = self.operations[0].len() + self.operations[1].len();
+        operations >= BATCH_OPERATIONS || self.bytes >= BATCH_BYTES || self.agreed.len() >= CHUNK_LOCAL
     }
 
-    fn targets(&mut self) -> Result<(Vec<u8>, Vec<u8>), Self::Error> {
-        let directory = self.destination_directory()?;
-        let source = self.scan.retry(|| self.opened.source.read_link(self.name)).map_err(Some)?;
-        let destination = self.scan.retry(|| directory.read_link(self.name)).map_err(Some)?;
-        Ok((source, destination))
-    }
-
-    fn same_attributes(&mut self) -> Result<bool, Self::Error> {
-        if !self.scan.attributes || self.source.kind == Kind::Link || self.destination.is_none() {
-            return Ok(true);
-        }
-        let directory = self.destination_directory()?;
-        let privileged = self.scan.privileged;
-        let read = |directory| self.scan.retry(|| attributes::read_at(directory, self.name, privileged)).map_err(Some);
-        let source = read(&self.opened.source)?;
-        let destination = read(directory)?;
-        Ok(source == destination)
-    }
-
-    fn below_as_agreed(&mut self) -> Result<bool, Self::Error> {
-        // Without a baseline nothing was agreed.
-        Ok(false)
+    fn push(&mut self, to: Side, planned: Planned) {
+        self.bytes += planned.bytes();
+        self.operations[to as usize].push(planned);
     }
 }
 

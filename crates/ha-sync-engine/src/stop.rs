@@ -49,6 +49,12 @@ impl Stop {
         self.stopped.store(true, Ordering::Release);
     }
 
+    /// Stops the run for a reason that counts more than an earlier one.
+    pub(crate) fn stop_over(&self, reason: StopReason) {
+        *self.reason.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(reason);
+        self.stopped.store(true, Ordering::Release);
+    }
+
     /// Binds the run to a lock that must be renewed: it stops by the clock when that is not done. The first one stays.
     pub fn bind(&self, fence: Arc<Fence>) {
         let _ = self.fence.set(fence);

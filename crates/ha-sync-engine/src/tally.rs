@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ha_sync_core::baseline::Side;
 use ha_sync_core::event::{Event, Observer};
 use ha_sync_core::path::{RelPath, escape};
 use ha_sync_core::reason::Reason;
@@ -18,7 +19,7 @@ pub(crate) struct Tally<'a> {
     skipped: AtomicU64,
     failed: AtomicU64,
     bytes: AtomicU64,
-    entries: AtomicU64,
+    entries: [AtomicU64; 2],
     reasons: Mutex<BTreeMap<Reason, u64>>,
     first_failure: Mutex<Option<String>>,
     warned: Mutex<Vec<&'static str>>,
@@ -34,7 +35,7 @@ impl<'a> Tally<'a> {
             skipped: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            entries: AtomicU64::new(0),
+            entries: Default::default(),
             reasons: Mutex::default(),
             first_failure: Mutex::default(),
             warned: Mutex::default(),
@@ -50,14 +51,16 @@ impl<'a> Tally<'a> {
         self.skipped.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Counts destination entries, for the limits.
-    pub(crate) fn seen(&self, entries: u64) {
-        self.entries.fetch_add(entries, Ordering::Relaxed);
-        self.observer.event(Event::Scanned { entries });
+    /// Counts the entries of A and of B, for the limits.
+    pub(crate) fn seen(&self, entries: [u64; 2]) {
+        for (counter, entries) in self.entries.iter().zip(entries) {
+            counter.fetch_add(entries, Ordering::Relaxed);
+        }
+        self.observer.event(Event::Scanned { entries: entries[0].max(entries[1]) });
     }
 
-    pub(crate) fn entries(&self) -> u64 {
-        self.entries.load(Ordering::Relaxed)
+    pub(crate) fn entries(&self, side: Side) -> u64 {
+        self.entries[side as usize].load(Ordering::Relaxed)
     }
 
     /// Counts an entry that is left as it is, and says why.

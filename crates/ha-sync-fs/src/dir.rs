@@ -67,7 +67,7 @@ impl Listing {
 /// Says what an entry is; `flags` may be `EMPTY_PATH` with an empty name.
 pub(crate) fn stat_at(directory: impl AsFd, name: &[u8], flags: AtFlags) -> Result<Entry, Errno> {
     let flags = flags | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let stat = rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS)?;
+    let stat = rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
     let kind = match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Directory,
@@ -87,6 +87,9 @@ pub(crate) fn stat_at(directory: impl AsFd, name: &[u8], flags: AtFlags) -> Resu
         links: stat.stx_nlink,
         allocated: stat.stx_blocks * 512,
         mount_point: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        created: StatxFlags::from_bits_retain(stat.stx_mask)
+            .contains(StatxFlags::BTIME)
+            .then(|| Time::new(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
     })
 }
 

@@ -46,6 +46,7 @@ fn operation(seq: u64) -> Operation {
     Operation {
         seq,
         operation: OperationKind::Create,
+        direction: None,
         filepath: format!("dir-{}/file \"{seq}\"\n", seq % 7),
         size_before: None,
         size_after: Some(10),
@@ -67,7 +68,7 @@ fn operations(range: std::ops::RangeInclusive<u64>) -> Vec<Operation> {
 fn intent(seq: u64) -> Intent {
     let after = Identity { kind: 'f', size: 10, mtime: 1_776_093_837_123_456_789, inode: 0, metadata: None };
     let filepath = operation(seq).filepath;
-    Intent { seq, operation: OperationKind::Create, filepath, before: None, after: Some(after) }
+    Intent { seq, operation: OperationKind::Create, direction: None, filepath, before: None, after: Some(after) }
 }
 
 fn success(created: u64) -> Outcome {

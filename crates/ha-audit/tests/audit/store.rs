@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use ha_audit::dsn::Dsn;
 use ha_audit::oplog::OpLog;
 use ha_audit::store::{Store, StoreError};
-use ha_sync_core::record::{Fingerprint, Operation, OperationKind, OperationStatus, Status};
+use ha_sync_core::record::{Fingerprint, Operation, OperationKind, OperationStatus, Status, Way};
 
 use crate::{finished_log, iteration, number, open, operation, operations, sql, success, time};
 
@@ -42,6 +42,7 @@ fn every_field_of_an_operation_is_stored() {
     let failed = Operation {
         seq: 2,
         operation: OperationKind::Update,
+        direction: Some(Way::BToA),
         filepath: "a\\\\b\\xff ü\n".to_owned(),
         size_before: Some(7),
         size_after: Some(u64::MAX),
@@ -74,15 +75,16 @@ fn every_field_of_an_operation_is_stored() {
     let started = "2026-04-13 15:23:58.000".to_owned();
     let (path, md5) = ("a\\\\b\\xff ü\n".to_owned(), Some("b".repeat(32)));
     assert_eq!(rows[1], (2, 0, "update".to_owned(), path, Some(7), Some(i64::MAX), md5, None, started));
-    type Rest = (Option<String>, String, Option<String>, Option<String>);
+    type Rest = (Option<String>, String, Option<String>, Option<String>, Option<String>);
     let rows: Vec<Rest> = sql(dir.path(), async |connection| {
-        sqlx::query_as("SELECT ended_at, status, error_message, reason FROM sync_operations ORDER BY seq")
+        sqlx::query_as("SELECT ended_at, status, error_message, reason, direction FROM sync_operations ORDER BY seq")
             .fetch_all(connection)
             .await
             .unwrap()
     });
-    assert_eq!(rows[0], (Some("2026-04-13 15:23:57.124".to_owned()), "success".to_owned(), None, None));
-    assert_eq!(rows[1], (None, "fail".to_owned(), Some("no".to_owned()), Some("tie".to_owned())));
+    assert_eq!(rows[0], (Some("2026-04-13 15:23:57.124".to_owned()), "success".to_owned(), None, None, None));
+    let texts = (Some("no".to_owned()), Some("tie".to_owned()), Some("b-to-a".to_owned()));
+    assert_eq!(rows[1], (None, "fail".to_owned(), texts.0, texts.1, texts.2));
     let row = &store.iterations(Some(&run.sync_pair), 5).unwrap()[0];
     assert_eq!(row.run_id.as_deref(), Some(run.run_id.as_str()));
     assert_eq!((row.started_at, row.ended_at), (run.started_at, Some(success(1).ended_at)));
@@ -141,7 +143,7 @@ fn a_dry_run_is_compared_by_its_set_of_operations() {
     finished_dry(dir.path(), &store, &older, 3);
     let mut expected = Fingerprint::default();
     for operation in operations(1..=1500).iter().rev() {
-        expected.add(&operation.filepath, operation.operation, operation.size_before);
+        expected.add(operation.direction, &operation.filepath, operation.operation, operation.size_before);
     }
     let (pair, direction) = (&dry.sync_pair, &dry.direction);
     assert_eq!(store.last_dry_run(pair, direction).unwrap(), Some((dry.started_at, expected)));
@@ -245,7 +247,7 @@ fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     sql(dir.path(), async |connection| {
-        sqlx::raw_sql("UPDATE ha_sync_schema SET version = 99 WHERE version = 2").execute(connection).await.unwrap();
+        sqlx::raw_sql("UPDATE ha_sync_schema SET version = 99 WHERE version = 3").execute(connection).await.unwrap();
     });
     let error = Store::open(&Dsn::Sqlite(dir.path().join("audit.db")), Duration::ZERO).unwrap_err();
     assert!(matches!(error, StoreError::Schema { found: 99, .. }) && !error.is_retryable());

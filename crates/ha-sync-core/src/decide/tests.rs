@@ -47,6 +47,7 @@ fn side(kind: Kind, mtime: i128, bytes: &[u8]) -> Side {
         gid: 1000,
         links: 1,
         allocated: size,
+        created: None,
         mount_point: false,
     };
     Side { entry, bytes: bytes.to_vec(), attributes: 0 }

@@ -1,12 +1,14 @@
 //! Whose metadata hold, where the content of both sides is or becomes the same.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Both, ConflictPolicy, Look, Verdict};
 use crate::baseline::{Agreed, Side};
 use crate::entry::Kind;
 use crate::reason::Reason;
 
 /// Is whose metadata hold on both sides, field by field; absent where each side keeps its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Merge {
     /// The mtime.
     pub times: Option<Side>,

@@ -77,6 +77,7 @@ fn a_lock_lost_before_a_change_prevents_it() {
             stop: &stop,
             state: &state,
             spool: place.path(),
+            baseline: None,
             began: &|| Ok(()),
             while_syncing: &|| {},
             live: HashSet::new(),

@@ -11,7 +11,7 @@ use ha_sync_core::name::RunId;
 use ha_sync_core::path::unescape;
 use ha_sync_core::record::{self, Intent, LogError, OperationLog, OperationStatus, Status};
 use ha_sync_engine::state::PairState;
-use ha_sync_engine::{Environment, Finished, Fsync, Job, Stop};
+use ha_sync_engine::{Environment, Finished, Fsync, Job, Mode, Stop};
 use ha_sync_fs::content::Hashing;
 use ha_testkit::tree::{self, Compare, Item, Snapshot};
 use jiff::Timestamp;
@@ -41,6 +41,7 @@ impl OperationLog for Recorder {
 pub(crate) fn job(source: &Path, destination: &Path, delete: bool) -> Job {
     Job {
         pair: "model".parse().unwrap(),
+        mode: Mode::OneWay,
         source: source.to_owned(),
         destination: destination.to_owned(),
         dry_run: false,
@@ -105,6 +106,7 @@ fn run(job: &Job, number: u32, spool: &Path) -> Ran {
         stop: &stop,
         state: &state,
         spool,
+        baseline: None,
         began: &|| Ok(()),
         while_syncing: &|| {},
         live: HashSet::new(),

@@ -45,9 +45,9 @@ impl Left {
         before: Option<Identity>,
         after: Option<Identity>,
     ) -> Result<Vec<Operation>, FsError> {
-        let intent = Intent { seq: 1, operation, filepath: "name".to_owned(), before, after };
+        let intent = Intent { seq: 1, operation, direction: None, filepath: "name".to_owned(), before, after };
         let run: RunId = RUN.parse().unwrap();
-        resolve(self.root.path(), &run, &[intent], keep, Timestamp::UNIX_EPOCH, None)
+        resolve(self.root.path(), &run, &[&intent], keep, Timestamp::UNIX_EPOCH, None)
     }
 
     fn trashed(&self, name: &str) -> PathBuf {
@@ -164,12 +164,13 @@ fn a_link_in_place_of_the_directory_is_not_followed() {
     let intent = Intent {
         seq: 1,
         operation: OperationKind::Create,
+        direction: None,
         filepath: "dir/name".to_owned(),
         before: None,
         after: Some(left.identity("name")),
     };
     let run: RunId = RUN.parse().unwrap();
-    let done = resolve(left.root.path(), &run, &[intent], true, Timestamp::UNIX_EPOCH, None).unwrap();
+    let done = resolve(left.root.path(), &run, &[&intent], true, Timestamp::UNIX_EPOCH, None).unwrap();
     assert!(done.is_empty());
     Snapshot::of(outside.path()).assert_same(&untouched);
 }

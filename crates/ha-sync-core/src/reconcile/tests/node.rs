@@ -42,6 +42,7 @@ fn node(kind: Kind, mtime: i128, bytes: &str) -> Node {
         gid: 1000,
         links: 1,
         allocated: 0,
+        created: None,
         mount_point: false,
     };
     Node { entry, bytes: bytes.as_bytes().to_vec(), attributes: 0 }

@@ -1,21 +1,22 @@
 //! Plans what becomes of entries that only the destination has.
 
+use ha_sync_core::baseline::Side;
 use ha_sync_core::decide::{Decision, decide_missing};
 use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::filter;
 use ha_sync_core::path::RelPath;
-use ha_sync_core::plan::{Action, Batch, Planned};
+use ha_sync_core::plan::{Action, Batch, Planned, Route};
 use ha_sync_core::reason::Reason;
-use ha_sync_fs::content::CopyError;
-use ha_sync_fs::{Dir, FsError, content};
+use ha_sync_fs::Dir;
 
-use crate::scan::Scan;
+use super::{Deciding, Scan};
+use crate::agree::Known;
 
 /// Is what a directory's names came to.
 #[derive(Default)]
 pub(crate) struct Names {
-    /// Directories to go, to be looked into.
-    pub(crate) directories: Vec<(Vec<u8>, Entry)>,
+    /// Directories to go, to be looked into, and whether both sides once agreed on them.
+    pub(crate) directories: Vec<(Vec<u8>, Entry, bool)>,
     /// Whether something in the directory stays.
     pub(crate) kept: bool,
 }
@@ -34,6 +35,7 @@ impl Scan<'_> {
         &self,
         directory: &Dir,
         names: impl Iterator<Item = &'n [u8]>,
+        known: &Known,
         withheld: bool,
         mtime: Option<Time>,
     ) -> Names {
@@ -47,7 +49,7 @@ impl Scan<'_> {
                 return found;
             }
             if let Some((run, _)) = filter::parse_temporary(name) {
-                if !self.clear_away(self.destination, directory, name, &run, mtime) {
+                if !self.clear_away(self.roots[1], directory, name, &run, mtime) {
                     self.tally.skip(path, name, false, Reason::Temporary);
                     found.kept = true;
                 }
@@ -73,14 +75,11 @@ impl Scan<'_> {
                 found.kept = true;
                 continue;
             }
-            if !self.job.delete_excluded
-                && !self.filter.is_empty()
-                && self.filter.excludes(&path.join(name), entry.is_directory())
-            {
+            if !self.job.delete_excluded && self.excludes(|| path.join(name), entry.is_directory()) {
                 found.kept = true;
                 continue;
             }
-            if self.was_mounted(&self.remembered.source_mounts, path, name) {
+            if self.was_mounted(Side::A, path, name) {
                 self.tally.skip(path, name, entry.is_directory(), Reason::MissingMount);
                 let message = "its directory at the source was a mount point at the last run and is gone now; if it is \
                                gone for good: --allow-missing-mounts";
@@ -88,8 +87,11 @@ impl Scan<'_> {
                 found.kept = true;
                 continue;
             }
-            let decision = match decide_missing(&entry, None, self.policy, || self.digest(directory, name, entry.kind))
-            {
+            let Deciding::OneWay(policy) = self.deciding else { return found };
+            let place = known.binary_search_by(|(held, _)| held.as_slice().cmp(name));
+            let agreed = place.ok().map(|place| &known[place].1);
+            let decided = decide_missing(&entry, agreed, policy, || self.digest(directory, name, entry.kind));
+            let decision = match decided {
                 Ok(decision) => decision,
                 Err(None) => {
                     found.kept = true;
@@ -103,7 +105,10 @@ impl Scan<'_> {
                 }
             };
             match decision {
-                Decision::Delete if entry.is_directory() => found.directories.push((name.to_vec(), entry)),
+                Decision::Delete if entry.is_directory() => {
+                    let known = agreed.is_some_and(|agreed| agreed.kind == Kind::Directory);
+                    found.directories.push((name.to_vec(), entry, known));
+                }
                 Decision::Delete => files.push(self.planned(name, Action::Delete, None, Some(&entry))),
                 Decision::Skip(reason) => {
                     self.tally.skip(path, name, entry.is_directory(), reason);
@@ -114,7 +119,7 @@ impl Scan<'_> {
         }
         if unread {
             found.kept = true;
-            for (name, _) in found.directories.drain(..) {
+            for (name, ..) in found.directories.drain(..) {
                 self.tally.skip(path, &name, true, Reason::DeletesWithheld);
             }
             files.retain(|planned| {
@@ -127,40 +132,35 @@ impl Scan<'_> {
         let (failures, deletes): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|planned| matches!(planned.action, Action::Fail(_)));
         if !failures.is_empty() {
-            self.sink.take(Batch { directory: path.clone(), mtime: None, operations: failures });
+            self.sink.take(batch(path.clone(), None, failures));
         }
         let mut deletes = deletes.into_iter().peekable();
         while deletes.peek().is_some() {
             let operations = deletes.by_ref().take(512).collect();
-            self.sink.take_deletes(Batch { directory: path.clone(), mtime, operations });
+            self.sink.take_deletes(batch(path.clone(), mtime, operations));
         }
         found
     }
 
-    /// Returns the MD5 of a file or of a link's target; the error is absent when the run is being stopped.
-    fn digest(&self, directory: &Dir, name: &[u8], kind: Kind) -> Result<[u8; 16], Option<FsError>> {
-        if kind == Kind::Link {
-            return Ok(content::digest_of(&directory.read_link(name).map_err(Some)?));
-        }
-        let file = directory.open_file(name).map_err(Some)?;
-        content::digest(&file, &|| self.stop.is_stopped()).map_err(|error| match error {
-            CopyError::Read(errno) | CopyError::Write(errno) => Some(directory.error("read", name, errno)),
-            CopyError::Changed | CopyError::Stopped => None,
-        })
-    }
-
     /// Plans the deletion of a directory and what is below it, children first.
-    pub(crate) fn delete_directory(&self, parent: &RelPath, mtime: Option<Time>, name: &[u8], entry: &Entry) {
+    pub(crate) fn delete_directory(
+        &self,
+        parent: &RelPath,
+        mtime: Option<Time>,
+        name: &[u8],
+        entry: &Entry,
+        known: bool,
+    ) {
         let mut levels: Vec<Level> = Vec::new();
-        let mut next = Some((parent.join(name), name.to_vec(), entry.clone()));
+        let mut next = Some((parent.join(name), name.to_vec(), entry.clone(), known));
         loop {
-            if let Some((path, name, entry)) = next.take() {
-                let names = self.look_into(&path, &entry);
+            if let Some((path, name, entry, known)) = next.take() {
+                let names = self.look_into(&path, &entry, known);
                 levels.push(Level { path, name, entry, names });
             }
             let Some(level) = levels.last_mut() else { return };
-            if let Some((name, entry)) = level.names.directories.pop() {
-                next = Some((level.path.join(&name), name, entry));
+            if let Some((name, entry, known)) = level.names.directories.pop() {
+                next = Some((level.path.join(&name), name, entry, known));
                 continue;
             }
             let Some(done) = levels.pop() else { return };
@@ -176,26 +176,26 @@ impl Scan<'_> {
                 }
             } else {
                 let planned = self.planned(&done.name, Action::RemoveDirectory, None, Some(&done.entry));
-                self.sink.take_removal(Batch { directory, mtime, operations: vec![planned] });
+                self.sink.take_removal(batch(directory, mtime, vec![planned]));
             }
         }
     }
 
-    fn look_into(&self, path: &RelPath, entry: &Entry) -> Names {
-        let listed = self.destination.open_dir(path).and_then(|directory| {
+    fn look_into(&self, path: &RelPath, entry: &Entry, known: bool) -> Names {
+        let listed = self.roots[1].open_dir(path).and_then(|directory| {
             let listing = directory.list()?;
             Ok((directory, listing))
         });
         match listed {
             Ok((directory, listing)) => {
-                self.tally.seen(listing.len() as u64);
+                self.tally.seen([0, listing.len() as u64]);
                 let names = (0..listing.len()).map(|index| listing.name(index));
-                self.delete_names(&directory, names, false, Some(entry.mtime))
+                self.delete_names(&directory, names, &self.known(path, known), false, Some(entry.mtime))
             }
             Err(error) => {
                 if let Some((parent, name)) = path.split() {
                     let planned = self.planned(name, Action::Fail(error.to_line()), None, Some(entry));
-                    self.sink.take(Batch { directory: parent, mtime: None, operations: vec![planned] });
+                    self.sink.take(batch(parent, None, vec![planned]));
                 }
                 Names { directories: Vec::new(), kept: true }
             }
@@ -206,27 +206,23 @@ impl Scan<'_> {
     pub(crate) fn holds_kept(&self, path: &RelPath) -> bool {
         let mut stack = vec![path.clone()];
         while let Some(path) = stack.pop() {
-            let Ok(directory) = self.destination.open_dir(&path) else { return true };
+            let Ok(directory) = self.roots[1].open_dir(&path) else { return true };
             let Ok(listing) = directory.list() else { return true };
             for index in 0..listing.len() {
                 let name = listing.name(index);
                 let Ok(Some(entry)) = directory.find(name) else { return true };
-                let below = path.join(name);
-                if entry.kind == Kind::Special
-                    || entry.mount_point
-                    || self.was_mounted(&self.remembered.source_mounts, &path, name)
-                    || filter::is_nfs_placeholder(name)
-                    || filter::parse_temporary(name).is_some_and(|(run, _)| self.is_in_use(&run, &entry))
-                    || self.is_own(&directory, name, &entry)
-                    || (!self.job.delete_excluded && self.filter.excludes(&below, entry.is_directory()))
-                {
+                if self.holds(Side::B, &directory, name, &entry) {
                     return true;
                 }
                 if entry.is_directory() {
-                    stack.push(below);
+                    stack.push(path.join(name));
                 }
             }
         }
         false
     }
+}
+
+fn batch(directory: RelPath, mtime: Option<Time>, operations: Vec<Planned>) -> Batch {
+    Batch { route: Route::FORWARD, directory, mtime, operations }
 }

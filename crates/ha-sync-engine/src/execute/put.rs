@@ -1,0 +1,285 @@
+//! Makes and replaces files, links and directories.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use ha_sync_core::entry::Entry;
+use ha_sync_core::path::RelPath;
+use ha_sync_core::plan::Planned;
+use ha_sync_fs::commit::{self, CommitError};
+use ha_sync_fs::content::{self, Copied, Copier, CopyError};
+use ha_sync_fs::{Dir, FsError};
+use rustix::io::Errno;
+
+use super::metadata::Wanted;
+use super::{Done, Executor, OperationError, Place, discard, entry_of, occupied};
+use crate::job::Fsync;
+use crate::tally::lock;
+
+impl Executor<'_> {
+    /// Gives a finished temporary entry its name, and returns what it is; removes it when that fails.
+    pub(super) fn commit(
+        &self,
+        place: &mut Place<'_>,
+        planned: &Planned,
+        temporary: &[u8],
+    ) -> Result<Entry, OperationError> {
+        let staged = place.destination.find(temporary)?.ok_or(OperationError::Changed)?;
+        if staged.size > content::SMALL && !self.is_in_place(place)? {
+            discard(&place.destination, temporary, staged.inode);
+            return Err(OperationError::Moved);
+        }
+        let result = match &planned.destination {
+            None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
+            Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
+                if seen.is_directory() && self.job.keep_replaced {
+                    place.destination.check_fence("record a removed directory", &planned.name)?;
+                    self.record_gone(&place.batch.directory.join(&planned.name), seen, true)?;
+                }
+                let trash = place.trash.as_ref();
+                commit::replace(&place.destination, temporary, &planned.name, seen, trash, &self.ways)
+            }),
+        };
+        if result.is_err() {
+            discard(&place.destination, temporary, staged.inode);
+        }
+        result?;
+        Ok(staged)
+    }
+
+    pub(super) fn put_file(
+        &self,
+        place: &mut Place<'_>,
+        planned: &Planned,
+        seen: &Entry,
+        copier: &mut Copier<'_>,
+    ) -> Result<Done, OperationError> {
+        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
+        let source = from.open_file(planned.source_name())?;
+        let mut now = entry_of(&source, from, planned.source_name())?;
+        if !seen.same_version(&now) {
+            return Err(OperationError::Changed);
+        }
+        if let Some(old) = planned.destination.as_ref().filter(|_| seen.size > content::SMALL) {
+            // A long copy for nothing is spared; the commit looks again.
+            match place.destination.find(&planned.name)? {
+                Some(found) if old.same_version(&found) => {}
+                _ => return Err(OperationError::Changed),
+            }
+        }
+        let promised = self.check_space(place, now.allocated.min(now.size))?;
+        let done = self.put_copy(place, planned, &source, &mut now, copier);
+        self.release(promised);
+        done
+    }
+
+    fn put_copy(
+        &self,
+        place: &mut Place<'_>,
+        planned: &Planned,
+        source: &OwnedFd,
+        now: &mut Entry,
+        copier: &mut Copier<'_>,
+    ) -> Result<Done, OperationError> {
+        // Small new files are most of a first copy; without a name they cost one directory change instead of two.
+        if planned.destination.is_none()
+            && now.size <= content::SMALL
+            && let Some(destination) = commit::stage_unnamed(&place.destination, &self.ways)?
+        {
+            let (copied, attributes) = self.stage(place, planned, source, now, &destination, copier)?;
+            let made = match self.agreements {
+                Some(_) => Some(entry_of(&destination, &place.destination, &planned.name)?),
+                None => None,
+            };
+            commit::create_from_unnamed(&place.destination, &destination, &planned.name)?;
+            self.tally.wrote(copied.bytes);
+            return self.copied(place, planned, now, copied, attributes, made.as_ref());
+        }
+        let temporary = self.temporary(planned);
+        let destination = place.destination.create_file(&temporary)?;
+        let staged = self.stage(place, planned, source, now, &destination, copier);
+        let (copied, attributes) = match staged {
+            Ok(copied) => copied,
+            Err(error) => {
+                // Ours: nothing was exchanged yet.
+                let _ = place.destination.remove_file(&temporary);
+                return Err(error);
+            }
+        };
+        drop(destination);
+        let made = self.commit(place, planned, &temporary)?;
+        self.tally.wrote(copied.bytes);
+        self.copied(place, planned, now, copied, attributes, Some(&made))
+    }
+
+    /// Concludes the copy of a file: what of its metadata the other side had holds there, too.
+    fn copied(
+        &self,
+        place: &Place<'_>,
+        planned: &Planned,
+        source: &mut Entry,
+        copied: Copied,
+        attributes: Option<u64>,
+        made: Option<&Entry>,
+    ) -> Result<Done, OperationError> {
+        self.take_back(place, planned, source)?;
+        let mut agreed = made.and_then(|made| self.agree(place, planned, source, made, copied.md5));
+        if let Some(agreed) = &mut agreed {
+            (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
+        }
+        // A conflict copy is agreed on when both sides have it.
+        let agreed = agreed.filter(|_| planned.source_name() == planned.name);
+        Ok(Done { size_after: Some(source.size), md5_after: copied.md5, bytes: copied.bytes, agreed, gone: false })
+    }
+
+    /// Copies content and metadata into the temporary file, and names the attributes that both have then. A source
+    /// that changes meanwhile is copied once more.
+    fn stage(
+        &self,
+        place: &Place<'_>,
+        planned: &Planned,
+        source: &OwnedFd,
+        entry: &mut Entry,
+        destination: &OwnedFd,
+        copier: &mut Copier<'_>,
+    ) -> Result<(Copied, Option<u64>), OperationError> {
+        let name = planned.source_name();
+        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
+        let to = &place.destination;
+        let mut again = true;
+        let copied = loop {
+            to.check_fence("write", name)?;
+            let copied = match copier.copy(source, entry, destination) {
+                Ok(copied) => Some(copied),
+                Err(CopyError::Changed) => None,
+                Err(CopyError::Stopped) => return Err(OperationError::Stopped),
+                Err(CopyError::Read(errno)) => return Err(from.error("read", name, errno).into()),
+                Err(CopyError::Write(errno)) => return Err(to.error("write", name, errno).into()),
+            };
+            let now = entry_of(source, from, name)?;
+            if let Some(copied) = copied.filter(|_| entry.same_version(&now)) {
+                break copied;
+            }
+            if !again {
+                return Err(OperationError::ChangedWhileCopying);
+            }
+            again = false;
+            *entry = now;
+            to.check_fence("truncate", name)?;
+            rustix::fs::ftruncate(destination, 0).map_err(|errno| to.error("truncate", name, errno))?;
+            rustix::fs::seek(source, rustix::fs::SeekFrom::Start(0))
+                .map_err(|errno| from.error("read", name, errno))?;
+        };
+        let theirs = self.wanted_attributes(source, from, name)?;
+        let wanted = self.merged(place, planned, entry, theirs)?;
+        let made = entry_of(destination, to, name)?;
+        let attributes = self.apply(destination, to, name, &wanted, &made, place.inherits)?;
+        if self.job.fsync == Fsync::File {
+            rustix::fs::fsync(destination).map_err(|errno| to.error("sync", name, errno))?;
+        }
+        Ok((copied, attributes))
+    }
+
+    pub(super) fn put_link(
+        &self,
+        place: &mut Place<'_>,
+        planned: &Planned,
+        seen: &Entry,
+    ) -> Result<Done, OperationError> {
+        let name = planned.source_name();
+        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
+        let now = match from.find(name)? {
+            Some(now) if seen.same_version(&now) => now,
+            _ => return Err(OperationError::Changed),
+        };
+        let target = from.read_link(name)?;
+        let temporary = self.temporary(planned);
+        place.destination.make_link(&target, &temporary)?;
+        let wanted = self.merged(place, planned, seen, None)?;
+        let dressed = self.dress_link(&place.destination, &temporary, &wanted.entry);
+        if let Err(error) = dressed {
+            let _ = place.destination.remove_file(&temporary);
+            return Err(error.into());
+        }
+        let made = self.commit(place, planned, &temporary)?;
+        let agreed = self.agree(place, planned, &now, &made, Some(content::digest_of(&target)));
+        let agreed = agreed.filter(|_| planned.source_name() == planned.name);
+        Ok(Done { size_after: Some(target.len() as u64), agreed, ..Done::default() })
+    }
+
+    pub(super) fn dress_link(&self, directory: &Dir, name: &[u8], wanted: &Entry) -> Result<(), FsError> {
+        if self.owners.load(Ordering::Relaxed) {
+            match directory.set_owner_of(name, wanted.uid, wanted.gid) {
+                Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP)) => {}
+                other => other?,
+            }
+        }
+        match directory.set_mtime_of(name, wanted.mtime) {
+            // Some file systems keep no times of links.
+            Err(error) if matches!(error.errno(), Some(Errno::NOSYS | Errno::OPNOTSUPP)) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(super) fn put_directory(
+        &self,
+        place: &mut Place<'_>,
+        planned: &Planned,
+        seen: &Entry,
+    ) -> Result<Done, OperationError> {
+        let name = &planned.name[..];
+        let from = place.source.as_ref().ok_or(OperationError::Changed)?;
+        let source = from.open_child(name)?;
+        let path = place.batch.directory.join(name);
+        if planned.destination.is_none() {
+            place.destination.make_directory(name).map_err(|error| match error.errno() {
+                Some(Errno::EXIST) => OperationError::from(occupied(&place.destination, name)),
+                _ => error.into(),
+            })?;
+            if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
+                // Half-made and new, it would count as newer than the source's for ever.
+                if place.destination.remove_directory(name).is_err() {
+                    lock(&self.unsettled).push(path);
+                }
+                return Err(error);
+            }
+            let made = place.destination.find(name)?;
+            let agreed = made.and_then(|made| self.agree(place, planned, seen, &made, None));
+            return Ok(Done { agreed, ..Done::default() });
+        }
+        let temporary = self.temporary(planned);
+        place.destination.make_directory(&temporary)?;
+        if let Err(error) = self.dress_directory(&place.destination, &temporary, &source, seen, &path, place.inherits) {
+            let _ = place.destination.remove_directory(&temporary);
+            return Err(error);
+        }
+        drop(source);
+        let made = self.commit(place, planned, &temporary)?;
+        let agreed = self.agree(place, planned, seen, &made, None);
+        Ok(Done { agreed, ..Done::default() })
+    }
+
+    fn dress_directory(
+        &self,
+        parent: &Dir,
+        name: &[u8],
+        source: &Dir,
+        seen: &Entry,
+        path: &RelPath,
+        inherits: bool,
+    ) -> Result<(), OperationError> {
+        let made = parent.open_child(name)?;
+        let handle = made.into_handle();
+        let source_handle = source.try_clone()?;
+        let attributes = self.wanted_attributes(&source_handle, source, b"")?;
+        let now = entry_of(&handle, parent, name)?;
+        let mut entry = seen.clone();
+        if !self.privileged && entry.mode & 0o700 != 0o700 {
+            // What is to come into it needs its owner's rights first.
+            lock(&self.closed).push((path.clone(), entry.mode, Some(entry.mtime)));
+            entry.mode |= 0o700;
+        }
+        let wanted = Wanted { entry, attributes };
+        self.apply(&handle, parent, name, &wanted, &now, inherits).map(drop)
+    }
+}
