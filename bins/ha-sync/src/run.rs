@@ -487,6 +487,7 @@ fn job(settings: &Settings) -> Job {
         hard_links: settings.compare.hard_links,
         cross_mounts: settings.compare.cross_mounts,
         rules: rules(&settings.filters),
+        only: None,
         delete: match settings.delete {
             settings::Delete::Off => DeleteMissing::Off,
             settings::Delete::On => DeleteMissing::On,

@@ -153,6 +153,7 @@ mod tests {
             gid: 1,
             links: 1,
             allocated: 0,
+            created: None,
             mount_point: false,
         }
     }
