@@ -13,15 +13,17 @@ use ha_cli::environment;
 use ha_cli::failure::{Failure, FailureKind};
 use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
+use ha_sync_engine::Mode;
 
-use crate::settings::{BaselineSettings, BaselineWork, DiffSettings, PairSettings, StatusSettings};
+use crate::settings::StatusSettings;
+use crate::settings::{BaselineSettings, BaselineWork, ConflictsSettings, DiffSettings, PairSettings, Resolution};
 use crate::settings::{
     Compare, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
 };
 use definition::{Command, Definition, LogArguments, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
 use definition::{RestoreArguments, RunArguments};
-use pair::{BaselineArguments, BaselineCommand, DiffArguments, ForgetArguments};
-use pair::{PairArguments, ShowArguments, StatusArguments, VerifyArguments};
+use pair::{BaselineArguments, BaselineCommand, ConflictsArguments, ConflictsCommand, DiffArguments, ForgetArguments};
+use pair::{PairArguments, ResolveArguments, ShowArguments, StatusArguments, VerifyArguments};
 
 pub(crate) use definition::command;
 
@@ -37,7 +39,7 @@ pub(crate) enum Request {
     /// How a pair stands.
     Status(StatusSettings),
     /// The open conflicts of a pair.
-    Conflicts(PairSettings),
+    Conflicts(ConflictsSettings),
     /// In what two roots differ.
     Diff(DiffSettings),
     /// The baseline of a pair.
@@ -94,7 +96,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
         Some(Command::Restore(arguments)) => Ok(Request::Restore(restore_settings(arguments))),
         Some(Command::Prune(arguments)) => Ok(Request::Prune(prune_settings(arguments, below)?)),
         Some(Command::Status(arguments)) => Ok(Request::Status(status_settings(arguments, below))),
-        Some(Command::Conflicts(arguments)) => Ok(Request::Conflicts(pair_settings(arguments.pair, below))),
+        Some(Command::Conflicts(arguments)) => Ok(Request::Conflicts(conflicts_settings(arguments, below)?)),
         Some(Command::Diff(arguments)) => Ok(Request::Diff(diff_settings(arguments, below))),
         Some(Command::Baseline(arguments)) => Ok(Request::Baseline(baseline_settings(arguments, below))),
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
@@ -176,6 +178,8 @@ fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Setting
         return Err(Failure::new(FailureKind::Usage, "--verbose cannot go with --quiet").hint("ha-sync --help"));
     }
     Ok(Settings {
+        mode: Mode::OneWay,
+        only: None,
         src,
         dest,
         pair,
@@ -235,6 +239,21 @@ fn status_settings(arguments: StatusArguments, matches: &ArgMatches) -> StatusSe
     let StatusArguments { pair, runs, records, output } = arguments;
     let records = records_settings(records, matches);
     StatusSettings { pair: PairSettings { pair, records, output: short_output(output) }, runs }
+}
+
+fn conflicts_settings(arguments: ConflictsArguments, matches: &ArgMatches) -> Result<ConflictsSettings, Failure> {
+    let ConflictsArguments { command, pair, log, output } = arguments;
+    let Some(ConflictsCommand::Resolve(resolve)) = command else {
+        // clap has already demanded it; the subcommand alone does without.
+        let missing = || Failure::new(FailureKind::Usage, "required but missing: --pair");
+        let pair = PairArguments { pair: pair.ok_or_else(missing)?, log, output };
+        return Ok(ConflictsSettings { pair: pair_settings(pair, matches), resolve: None });
+    };
+    let ResolveArguments { path, keep, pair, a, b, dry_run, records, output } = resolve;
+    let records = records_settings(records, matches);
+    let resolve = Resolution { path, keep, roots: a.zip(b), dry_run };
+    let pair = PairSettings { pair, records, output: short_output(output) };
+    Ok(ConflictsSettings { pair, resolve: Some(resolve) })
 }
 
 fn diff_settings(arguments: DiffArguments, matches: &ArgMatches) -> DiffSettings {

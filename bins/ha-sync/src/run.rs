@@ -26,6 +26,7 @@ use ha_sync_core::record::{
     Counts, Intent, Iteration, LogError, Operation, OperationKind, OperationLog, Outcome, Status, Way,
 };
 use ha_sync_engine::baseline::{Baseline, Ends};
+use ha_sync_engine::conflicts;
 use ha_sync_engine::halt::Halt;
 use ha_sync_engine::state::PairState;
 use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReason};
@@ -256,7 +257,8 @@ impl Run<'_> {
             self.finish(&mut state, &result);
             self.reporter.event(Event::Phase(Phase::Flushing));
             self.flush(&outcome);
-            if result.is_ok() {
+            // How long a job keeps things is for the job to say.
+            if result.is_ok() && self.job.only.is_none() {
                 self.retain();
             }
             let waits = ha_sync_fs::local::exists(&path);
@@ -368,10 +370,16 @@ impl Run<'_> {
     fn finish(&self, state: &mut PairState, result: &Result<Finished, RunError>) {
         let Ok(finished) = result else { return };
         let failed = finished.status == Status::Failed;
+        // A decision that could not be carried out leaves its conflict open.
+        let told = if self.job.only.is_some() { finished.status == Status::Success } else { !failed };
+        if told && !self.settings.dry_run && self.job.is_two_way() {
+            self.keep_conflicts(finished);
+        }
         if self.settings.dry_run || (failed && finished.unsettled.is_empty()) {
             return;
         }
-        if !failed {
+        // One path alone tells nothing of the roots.
+        if !failed && self.job.only.is_none() {
             state.finished(
                 Time(self.iteration.started_at.as_nanosecond()),
                 (&self.settings.src, finished.has_entries.0),
@@ -389,6 +397,21 @@ impl Run<'_> {
         }
         if let Err(error) = state.save(&self.log_directory, &self.settings.pair) {
             self.warn_of("the state of the pair is not saved", &error);
+        }
+    }
+
+    /// Notes which conflicts are open; those of other paths stay when only one path was meant.
+    fn keep_conflicts(&self, finished: &Finished) {
+        let pair = &self.settings.pair;
+        let mut open = finished.conflicts.clone();
+        let kept = match &self.job.only {
+            None => Ok(()),
+            Some(only) => conflicts::load(&self.log_directory, pair).map(|before| {
+                open.extend(before.into_iter().filter(|conflict| !conflict.path().is_at_or_below(only)));
+            }),
+        };
+        if let Err(error) = kept.and_then(|()| conflicts::save(&self.log_directory, pair, open)) {
+            self.warn_of("the list of open conflicts is not saved", &error);
         }
     }
 
@@ -478,7 +501,7 @@ pub(crate) fn rules(filters: &[FilterRule]) -> Vec<Rule> {
 fn job(settings: &Settings) -> Job {
     Job {
         pair: settings.pair.clone(),
-        mode: ha_sync_engine::Mode::OneWay,
+        mode: settings.mode,
         source: settings.src.clone(),
         destination: settings.dest.clone(),
         dry_run: settings.dry_run,
@@ -487,7 +510,7 @@ fn job(settings: &Settings) -> Job {
         hard_links: settings.compare.hard_links,
         cross_mounts: settings.compare.cross_mounts,
         rules: rules(&settings.filters),
-        only: None,
+        only: settings.only.clone(),
         delete: match settings.delete {
             settings::Delete::Off => DeleteMissing::Off,
             settings::Delete::On => DeleteMissing::On,

@@ -16,6 +16,7 @@ use ha_sync_fs::local;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::conflicts::RESOLVE;
 use crate::records;
 use crate::settings::{PairSettings, StatusSettings};
 
@@ -81,7 +82,7 @@ pub(crate) fn serve(settings: &StatusSettings) -> Result<ExitCode, Failure> {
 
 /// Says what the last real run tells of the two sides; runs come newest first.
 fn sides(runs: &[IterationRow], conflicts: usize) -> Sides {
-    let Some(last) = runs.iter().find(|run| !run.dry_run) else {
+    let Some(last) = runs.iter().find(|run| !run.dry_run && run.direction != RESOLVE) else {
         return Sides::Unknown("no run is recorded".to_owned());
     };
     match last.status {
@@ -94,7 +95,8 @@ fn sides(runs: &[IterationRow], conflicts: usize) -> Sides {
         _ if last.direction != TWO_WAY => Sides::Unknown("a one-way run does not tell".to_owned()),
         _ if conflicts > 0 => Sides::Different(format!("{} conflicts are open", grouped(conflicts as u64))),
         Status::PartialFailure => {
-            Sides::Different(format!("{} operations of the last run failed", grouped(last.counts.files_failed)))
+            let why = last.error_message.as_deref().unwrap_or("no cause is recorded");
+            Sides::Different(format!("the last run did not do all: {why}"))
         }
         Status::Success => Sides::Equal(last.ended_at.unwrap_or(last.started_at)),
     }
@@ -279,10 +281,15 @@ mod tests {
             (vec![], 0, unknown("no run is recorded")),
             (vec![two_way(Status::Success)], 0, equal.clone()),
             (vec![run(TWO_WAY, Status::Failed, true), two_way(Status::Success)], 0, equal),
+            (
+                vec![run(RESOLVE, Status::Success, false), two_way(Status::PartialFailure)],
+                0,
+                different("the last run did not do all: why"),
+            ),
             (vec![run(TWO_WAY, Status::Success, true)], 0, unknown("no run is recorded")),
             (vec![two_way(Status::Success)], 2, different("2 conflicts are open")),
             (vec![two_way(Status::PartialFailure)], 2, different("2 conflicts are open")),
-            (vec![two_way(Status::PartialFailure)], 0, different("3 operations of the last run failed")),
+            (vec![two_way(Status::PartialFailure)], 0, different("the last run did not do all: why")),
             (vec![two_way(Status::Failed)], 0, unknown("the last run failed: why")),
             (vec![two_way(Status::Running)], 0, unknown("the last run goes on, or was interrupted")),
             (vec![run("fwd", Status::Success, false)], 0, unknown("a one-way run does not tell")),

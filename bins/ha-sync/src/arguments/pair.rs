@@ -10,6 +10,7 @@ use ha_cli::value::{self, ValueError};
 use ha_sync_core::name::PairName;
 
 use super::definition::{COMPARE, LogArguments, OutputArguments, RecordsArguments, SPEED, absolute_path};
+use crate::settings::Keep;
 
 /// Which pair, and where its state is.
 #[derive(Debug, Args)]
@@ -40,14 +41,71 @@ pub(crate) struct StatusArguments {
     pub(crate) output: OutputArguments,
 }
 
-/// List the conflicts of a pair that nobody has decided
+/// List the conflicts of a pair that nobody has decided, or decide one
 ///
 /// A two-way run with '--conflict skip' leaves what both sides changed as it is, and notes it here with both versions'
 /// facts. It is noted no more when a run finds it decided.
 #[derive(Debug, Args)]
+#[command(
+    disable_help_subcommand = true,
+    subcommand_help_heading = "Commands",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_long_help = "\
+Examples:
+  What is open:
+    ha-sync conflicts --pair media
+  Take the version of the first root, and keep both:
+    ha-sync conflicts resolve --pair media photos/cat.jpg --keep a
+    ha-sync conflicts resolve --pair media photos/dog.jpg --keep both"
+)]
 pub(crate) struct ConflictsArguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<ConflictsCommand>,
+    /// Name of the folder pair
+    #[arg(long, value_name = "NAME", required = true, value_parser = value::parsed::<PairName>)]
+    pub(crate) pair: Option<PairName>,
     #[command(flatten)]
-    pub(crate) pair: PairArguments,
+    pub(crate) log: LogArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConflictsCommand {
+    Resolve(ResolveArguments),
+}
+
+/// Decide a conflict: bring the version that is meant to the other side
+///
+/// A run of the pair that means this path alone, with everything that belongs to a run: lock, halts, log, records. The
+/// version that loses goes to the trash, or with 'both' stays beside the other as a conflict copy on both sides.
+/// Refused when either version is no longer the one that is listed.
+#[derive(Debug, Args)]
+pub(crate) struct ResolveArguments {
+    /// The path, as it is listed
+    #[arg(value_name = "PATH", value_hint = ValueHint::Other,
+        value_parser = OsStringValueParser::new().try_map(|text| value::path_below(&text)))]
+    pub(crate) path: PathBuf,
+    /// Which version is kept
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) keep: Keep,
+    /// Name of the folder pair
+    #[arg(long, value_name = "NAME", value_parser = value::parsed::<PairName>)]
+    pub(crate) pair: PairName,
+    /// Root A, an absolute path [default: as in the records of the run that found the conflict]
+    #[arg(long, value_name = "DIR", requires = "b", value_hint = ValueHint::DirPath, value_parser = absolute_path())]
+    pub(crate) a: Option<PathBuf>,
+    /// Root B, an absolute path
+    #[arg(long, value_name = "DIR", requires = "a", value_hint = ValueHint::DirPath, value_parser = absolute_path())]
+    pub(crate) b: Option<PathBuf>,
+    /// Print what would be done, change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) records: RecordsArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
 }
 
 /// Show, check or forget what both sides of a pair last agreed on

@@ -50,6 +50,7 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["prune", "--help"],
         &["status", "--help"],
         &["conflicts", "--help"],
+        &["conflicts", "resolve", "--help"],
         &["diff", "--help"],
         &["baseline", "--help"],
         &["baseline", "show", "--help"],
@@ -100,7 +101,7 @@ fn short_help() {
       prune        Remove old records and old trash
       status       Tell how a pair stands: last runs, open conflicts, trash, and whether its sides are
                    known to be equal
-      conflicts    List the conflicts of a pair that nobody has decided
+      conflicts    List the conflicts of a pair that nobody has decided, or decide one
       diff         Tell in what two directories differ, and change nothing
       baseline     Show, check or forget what both sides of a pair last agreed on
       completions  Print the completions for a shell

@@ -1,17 +1,20 @@
 //! `ha-sync status` and `ha-sync conflicts`.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
+use std::path::Path;
+
 use ha_sync_core::entry::{Kind, Time};
 use ha_sync_core::name::RunId;
 use ha_sync_core::path::RelPath;
 use ha_sync_engine::conflicts::{self, Conflict, Version};
+use ha_sync_fs::Root;
 use ha_testkit::command::Outcome;
-use ha_testkit::tree::file;
+use ha_testkit::tree::{dir, file};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::baseline::write_baseline;
-use crate::place::{Place, assert_says};
+use crate::place::{Place, assert_says, trash_runs};
 
 fn command(place: &Place, words: &[&str]) -> Outcome {
     let run = place.binary().args(words).args(["--pair", &place.environment.pair(), "--log-dir"]);
@@ -117,6 +120,123 @@ fn a_pair_without_records_is_known_by_its_state() {
     let outcome = command(&place, &["conflicts"]);
     outcome.assert_code(1);
     assert_says(&outcome, "line 1");
+}
+
+/// What a root has at a path.
+fn version(root: &Path, path: &str) -> Version {
+    let path = RelPath::from_bytes(path.as_bytes().to_vec()).unwrap();
+    let (directory, name) = path.split().unwrap();
+    let root = Root::open(root, false).unwrap();
+    Version::of(&root.open_dir(&directory).unwrap().find(name).unwrap().unwrap(), None)
+}
+
+/// A pair with open conflicts, as a run finds them.
+fn in_conflict(paths: &[&str]) -> Place {
+    let place = Place::new(
+        &[file("d/f", "of a").mtime(1_750_000_000), file("other", "of a"), dir("type")],
+        &[file("d/f", "of b"), file("other", "of b").mtime(1_750_000_000), file("type", "of b"), file("new", "")],
+    );
+    place.run(&["--dry-run"]).assert_code(3);
+    let run = place.last().text("run_id").parse::<RunId>().unwrap();
+    let found = paths.iter().map(|path| {
+        let (a, b) = (version(&place.source, path), version(&place.destination, path));
+        Conflict::new(&RelPath::from_bytes(path.as_bytes().to_vec()).unwrap(), a, b, run.started(), run.clone())
+    });
+    open(&place, found.collect());
+    place
+}
+
+fn resolve(place: &Place, words: &[&str]) -> Outcome {
+    command(place, &[&["conflicts", "resolve"], words].concat())
+}
+
+fn still_open(place: &Place) -> Vec<String> {
+    let found = json(place, &["conflicts"]);
+    found.as_array().unwrap().iter().map(|found| found["path"].as_str().unwrap().to_owned()).collect()
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn a_conflict_is_decided_for_either_side() {
+    for (keep, content, loser) in [("a", "of a", "destination"), ("b", "of b", "source")] {
+        let place = in_conflict(&["d/f", "other"]);
+        resolve(&place, &["d/f", "--keep", keep]).assert_success();
+        for root in [&place.source, &place.destination] {
+            assert_eq!(text(&root.join("d/f")), content);
+        }
+        // Nothing else was meant.
+        assert_eq!(text(&place.source.join("other")), "of a");
+        assert_eq!(text(&place.destination.join("other")), "of b");
+        assert!(!place.source.join("new").exists() && place.source.join("type").is_dir());
+        assert_eq!(still_open(&place), ["other"]);
+        let runs = trash_runs(&place.path(loser));
+        assert_eq!(runs.len(), 1);
+        assert_eq!(text(&runs[0].join("d/f")), if keep == "a" { "of b" } else { "of a" });
+        let row = place.last();
+        assert_eq!((row.text("direction"), row.text("status"), row.number("files_updated")), ("resolve", "success", 1));
+        let outcome = resolve(&place, &["d/f", "--keep", keep]);
+        outcome.assert_code(1);
+        assert_says(&outcome, "no conflict is open at this path: d/f");
+    }
+}
+
+#[test]
+fn both_versions_can_be_kept() {
+    let place = in_conflict(&["d/f"]);
+    resolve(&place, &["d/f", "--keep", "both"]).assert_success();
+    for root in [&place.source, &place.destination] {
+        assert_eq!(text(&root.join("d/f")), "of a", "the newer one");
+        let mut found: Vec<_> = std::fs::read_dir(root.join("d")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        found.sort();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[1].to_string_lossy().contains("f (conflict ") && found[1].to_string_lossy().ends_with(" from b)")
+        );
+        assert_eq!(text(&found[1]), "of b");
+    }
+    assert!(still_open(&place).is_empty());
+}
+
+#[test]
+fn a_decision_that_does_not_fit_changes_nothing() {
+    let place = in_conflict(&["d/f", "type", "other"]);
+    let before = place.both();
+    let refused = |words: &[&str], code: i32, says: &str| {
+        let outcome = resolve(&place, words);
+        outcome.assert_code(code);
+        assert_says(&outcome, says);
+    };
+    refused(&["new", "--keep", "a"], 1, "no conflict is open at this path: new");
+    refused(&["type", "--keep", "b"], 2, "a directory gives way to nothing else: type");
+    refused(&["d/f"], 2, "--keep");
+    refused(&["d/f", "--keep", "c"], 2, "--keep");
+    refused(&["d/f", "--keep", "a", "--a", "/x"], 2, "--b");
+    resolve(&place, &["d/f", "--keep", "a", "--dry-run"]).assert_success();
+    place.assert_untouched(&before);
+    assert_eq!(still_open(&place).len(), 3);
+    std::fs::write(place.destination.join("other"), "newer than the list").unwrap();
+    refused(&["other", "--keep", "a"], 1, "changed since it was listed: other in");
+    assert_eq!(text(&place.destination.join("other")), "newer than the list");
+    // A directory stays; keeping both keeps the file beside it.
+    resolve(&place, &["type", "--keep", "a"]).assert_success();
+    assert!(place.destination.join("type").is_dir());
+    assert_eq!(still_open(&place), ["d/f", "other"]);
+}
+
+#[test]
+fn roots_that_are_not_in_the_records_are_named() {
+    let place = in_conflict(&["d/f"]);
+    std::fs::remove_file(place.environment.log_dir().join("ha-sync.db")).unwrap();
+    let outcome = resolve(&place, &["d/f", "--keep", "a"]);
+    outcome.assert_code(1);
+    assert_says(&outcome, "name them: --a DIR --b DIR");
+    let (a, b) = (place.source.to_str().unwrap(), place.destination.to_str().unwrap());
+    resolve(&place, &["d/f", "--keep", "a", "--a", a, "--b", b]).assert_success();
+    assert_eq!(text(&place.destination.join("d/f")), "of a");
+    assert!(still_open(&place).is_empty());
 }
 
 #[test]
