@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baseline;
+mod diff;
 mod docs;
 mod dry_run;
 mod faults;
@@ -17,6 +18,7 @@ mod peers;
 mod place;
 mod records;
 mod restore;
+mod status;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -46,6 +48,10 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["-h"],
         &["restore", "--help"],
         &["prune", "--help"],
+        &["status", "--help"],
+        &["conflicts", "--help"],
+        &["conflicts", "resolve", "--help"],
+        &["diff", "--help"],
         &["baseline", "--help"],
         &["baseline", "show", "--help"],
         &["baseline", "verify", "--help"],
@@ -93,6 +99,10 @@ fn short_help() {
     Commands:
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
+      status       Tell how a pair stands: last runs, open conflicts, trash, and whether its sides are
+                   known to be equal
+      conflicts    List the conflicts of a pair that nobody has decided, or decide one
+      diff         Tell in what two directories differ, and change nothing
       baseline     Show, check or forget what both sides of a pair last agreed on
       completions  Print the completions for a shell
       man          Print the manual page, or write all pages to a directory
