@@ -13,14 +13,17 @@ use ha_cli::environment;
 use ha_cli::failure::{Failure, FailureKind};
 use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
+use ha_sync_engine::Mode;
 
-use crate::settings::{BaselineSettings, BaselineWork, PairSettings};
+use crate::settings::StatusSettings;
+use crate::settings::{BaselineSettings, BaselineWork, ConflictsSettings, DiffSettings, PairSettings, Resolution};
 use crate::settings::{
     Compare, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
 };
 use definition::{Command, Definition, LogArguments, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
 use definition::{RestoreArguments, RunArguments};
-use pair::{BaselineArguments, BaselineCommand, ForgetArguments, PairArguments, ShowArguments, VerifyArguments};
+use pair::{BaselineArguments, BaselineCommand, ConflictsArguments, ConflictsCommand, DiffArguments, ForgetArguments};
+use pair::{PairArguments, ResolveArguments, ShowArguments, StatusArguments, VerifyArguments};
 
 pub(crate) use definition::command;
 
@@ -33,6 +36,12 @@ pub(crate) enum Request {
     Restore(RestoreSettings),
     /// The removal of old records.
     Prune(PruneSettings),
+    /// How a pair stands.
+    Status(StatusSettings),
+    /// The open conflicts of a pair.
+    Conflicts(ConflictsSettings),
+    /// In what two roots differ.
+    Diff(DiffSettings),
     /// The baseline of a pair.
     Baseline(BaselineSettings),
     /// Completions.
@@ -86,6 +95,9 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
         None => Ok(Request::Run(Box::new(run_settings(run, below)?))),
         Some(Command::Restore(arguments)) => Ok(Request::Restore(restore_settings(arguments))),
         Some(Command::Prune(arguments)) => Ok(Request::Prune(prune_settings(arguments, below)?)),
+        Some(Command::Status(arguments)) => Ok(Request::Status(status_settings(arguments, below))),
+        Some(Command::Conflicts(arguments)) => Ok(Request::Conflicts(conflicts_settings(arguments, below)?)),
+        Some(Command::Diff(arguments)) => Ok(Request::Diff(diff_settings(arguments, below))),
         Some(Command::Baseline(arguments)) => Ok(Request::Baseline(baseline_settings(arguments, below))),
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
         Some(Command::Man(ManArguments { out, markdown })) => Ok(Request::Man(match out {
@@ -166,6 +178,8 @@ fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Setting
         return Err(Failure::new(FailureKind::Usage, "--verbose cannot go with --quiet").hint("ha-sync --help"));
     }
     Ok(Settings {
+        mode: Mode::OneWay,
+        only: None,
         src,
         dest,
         pair,
@@ -219,6 +233,45 @@ fn prune_settings(arguments: PruneArguments, matches: &ArgMatches) -> Result<Pru
         dry_run,
         output: short_output(output),
     })
+}
+
+fn status_settings(arguments: StatusArguments, matches: &ArgMatches) -> StatusSettings {
+    let StatusArguments { pair, runs, records, output } = arguments;
+    let records = records_settings(records, matches);
+    StatusSettings { pair: PairSettings { pair, records, output: short_output(output) }, runs }
+}
+
+fn conflicts_settings(arguments: ConflictsArguments, matches: &ArgMatches) -> Result<ConflictsSettings, Failure> {
+    let ConflictsArguments { command, pair, log, output } = arguments;
+    let Some(ConflictsCommand::Resolve(resolve)) = command else {
+        // clap has already demanded it; the subcommand alone does without.
+        let missing = || Failure::new(FailureKind::Usage, "required but missing: --pair");
+        let pair = PairArguments { pair: pair.ok_or_else(missing)?, log, output };
+        return Ok(ConflictsSettings { pair: pair_settings(pair, matches), resolve: None });
+    };
+    let ResolveArguments { path, keep, pair, a, b, dry_run, records, output } = resolve;
+    let records = records_settings(records, matches);
+    let resolve = Resolution { path, keep, roots: a.zip(b), dry_run };
+    let pair = PairSettings { pair, records, output: short_output(output) };
+    Ok(ConflictsSettings { pair, resolve: Some(resolve) })
+}
+
+fn diff_settings(arguments: DiffArguments, matches: &ArgMatches) -> DiffSettings {
+    let filters = filters(matches);
+    let DiffArguments {
+        a,
+        b,
+        cross_mounts,
+        mtime_threshold,
+        checksum,
+        content_only,
+        exclude: _,
+        include: _,
+        walkers,
+        output,
+    } = arguments;
+    let compare = Compare { mtime_threshold, checksum, hard_links: false, cross_mounts };
+    DiffSettings { a, b, compare, content_only, filters, walkers, output: short_output(output) }
 }
 
 fn baseline_settings(arguments: BaselineArguments, matches: &ArgMatches) -> BaselineSettings {

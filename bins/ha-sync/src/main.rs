@@ -2,6 +2,8 @@
 
 mod arguments;
 mod baseline;
+mod conflicts;
+mod diff;
 mod manual;
 mod prune;
 mod records;
@@ -9,6 +11,7 @@ mod restore;
 mod run;
 mod settings;
 mod signals;
+mod status;
 
 use std::process::ExitCode;
 
@@ -50,6 +53,9 @@ fn serve(request: Request) -> Result<exit::ExitCode, Failure> {
         Request::Run(settings) => run::run(&settings),
         Request::Restore(settings) => restore::serve(&settings),
         Request::Prune(settings) => prune::serve(&settings),
+        Request::Status(settings) => status::serve(&settings),
+        Request::Conflicts(settings) => conflicts::serve(&settings),
+        Request::Diff(settings) => diff::serve(&settings),
         Request::Baseline(settings) => baseline::serve(&settings),
         Request::Completions(shell) => manual::completions(shell).map(|()| exit::ExitCode::Success),
         Request::Man(man) => manual::serve(man).map(|()| exit::ExitCode::Success),

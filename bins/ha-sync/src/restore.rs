@@ -163,8 +163,7 @@ fn put_back(settings: &RestoreSettings, root: &Root, runs: &[RunId], found: &[Tr
     // Directories that came back whole, or did not.
     let mut wholes: Vec<(&Trashed, bool)> = Vec::new();
     for entry in found {
-        let above: Vec<_> =
-            wholes.iter().filter(|(whole, _)| restore::is_at_or_below(&entry.path, &whole.path)).collect();
+        let above: Vec<_> = wholes.iter().filter(|(whole, _)| entry.path.is_at_or_below(&whole.path)).collect();
         if above.iter().any(|(whole, _)| whole.run == entry.run) {
             continue;
         }

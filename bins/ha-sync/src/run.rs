@@ -26,6 +26,7 @@ use ha_sync_core::record::{
     Counts, Intent, Iteration, LogError, Operation, OperationKind, OperationLog, Outcome, Status, Way,
 };
 use ha_sync_engine::baseline::{Baseline, Ends};
+use ha_sync_engine::conflicts;
 use ha_sync_engine::halt::Halt;
 use ha_sync_engine::state::PairState;
 use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReason};
@@ -35,7 +36,7 @@ use ha_sync_fs::error::printable_path;
 use ha_sync_fs::lock::{FileLock, LockError};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::settings::{self, LockKind, Settings};
+use crate::settings::{self, FilterRule, LockKind, Settings};
 use crate::{records, signals};
 
 /// Tells the time in milliseconds, as records keep it.
@@ -128,7 +129,8 @@ fn lock(settings: &Settings, run: &RunId, stop: &Stop) -> Result<Option<Held>, F
     }
 }
 
-fn interrupted(stop: &Stop) -> Failure {
+/// Makes the failure of a command that a signal stopped.
+pub(crate) fn interrupted(stop: &Stop) -> Failure {
     let signal = match stop.reason() {
         Some(StopReason::Signal(2)) => Signal::Interrupt,
         _ => Signal::Terminate,
@@ -252,7 +254,8 @@ impl Run<'_> {
             self.finish(&mut state, &result);
             self.reporter.event(Event::Phase(Phase::Flushing));
             self.flush(&outcome);
-            if result.is_ok() {
+            // How long a job keeps things is for the job to say.
+            if result.is_ok() && self.job.only.is_none() {
                 self.retain();
             }
             let waits = ha_sync_fs::local::exists(&path);
@@ -364,10 +367,16 @@ impl Run<'_> {
     fn finish(&self, state: &mut PairState, result: &Result<Finished, RunError>) {
         let Ok(finished) = result else { return };
         let failed = finished.status == Status::Failed;
+        // A decision that could not be carried out leaves its conflict open.
+        let told = if self.job.only.is_some() { finished.status == Status::Success } else { !failed };
+        if told && !self.settings.dry_run && self.job.is_two_way() {
+            self.keep_conflicts(finished);
+        }
         if self.settings.dry_run || (failed && finished.unsettled.is_empty()) {
             return;
         }
-        if !failed {
+        // One path alone tells nothing of the roots.
+        if !failed && self.job.only.is_none() {
             state.finished(
                 Time(self.iteration.started_at.as_nanosecond()),
                 (&self.settings.src, finished.has_entries.0),
@@ -385,6 +394,21 @@ impl Run<'_> {
         }
         if let Err(error) = state.save(&self.log_directory, &self.settings.pair) {
             self.warn_of("the state of the pair is not saved", &error);
+        }
+    }
+
+    /// Notes which conflicts are open; those of other paths stay when only one path was meant.
+    fn keep_conflicts(&self, finished: &Finished) {
+        let pair = &self.settings.pair;
+        let mut open = finished.conflicts.clone();
+        let kept = match &self.job.only {
+            None => Ok(()),
+            Some(only) => conflicts::load(&self.log_directory, pair).map(|before| {
+                open.extend(before.into_iter().filter(|conflict| !conflict.path().is_at_or_below(only)));
+            }),
+        };
+        if let Err(error) = kept.and_then(|()| conflicts::save(&self.log_directory, pair, open)) {
+            self.warn_of("the list of open conflicts is not saved", &error);
         }
     }
 
@@ -466,10 +490,15 @@ fn outcome(result: &Result<Finished, RunError>) -> Outcome {
     Outcome { ended_at: now(), status, counts, error_message }
 }
 
+/// Takes the rules of the command line for the engine.
+pub(crate) fn rules(filters: &[FilterRule]) -> Vec<Rule> {
+    filters.iter().map(|rule| Rule { include: !rule.exclude, glob: rule.glob.clone() }).collect()
+}
+
 fn job(settings: &Settings) -> Job {
     Job {
         pair: settings.pair.clone(),
-        mode: ha_sync_engine::Mode::OneWay,
+        mode: settings.mode,
         source: settings.src.clone(),
         destination: settings.dest.clone(),
         dry_run: settings.dry_run,
@@ -477,7 +506,8 @@ fn job(settings: &Settings) -> Job {
         checksum: settings.compare.checksum,
         hard_links: settings.compare.hard_links,
         cross_mounts: settings.compare.cross_mounts,
-        rules: settings.filters.iter().map(|rule| Rule { include: !rule.exclude, glob: rule.glob.clone() }).collect(),
+        rules: rules(&settings.filters),
+        only: settings.only.clone(),
         delete: match settings.delete {
             settings::Delete::Off => DeleteMissing::Off,
             settings::Delete::On => DeleteMissing::On,

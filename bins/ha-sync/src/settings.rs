@@ -8,10 +8,16 @@ use ha_cli::report::LogFormat;
 use ha_cli::summary::OutputFormat;
 use ha_cli::value::Amount;
 use ha_sync_core::name::{Direction, PairName, RunId};
+use ha_sync_core::path::RelPath;
+use ha_sync_engine::Mode;
 
-/// Is everything that a one-way run needs to know.
+/// Is everything that a run needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
+    /// Which sides are changed.
+    pub(crate) mode: Mode,
+    /// The one path that is meant; absent: all of them.
+    pub(crate) only: Option<RelPath>,
     /// Absolute, exists perhaps.
     pub(crate) src: PathBuf,
     /// Absolute, exists perhaps.
@@ -223,6 +229,67 @@ pub(crate) struct PairSettings {
     pub(crate) pair: PairName,
     /// Where its state is.
     pub(crate) records: Records,
+    /// How it answers.
+    pub(crate) output: Output,
+}
+
+/// Is what `ha-sync conflicts` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConflictsSettings {
+    /// The pair.
+    pub(crate) pair: PairSettings,
+    /// The decision of one; absent: all are listed.
+    pub(crate) resolve: Option<Resolution>,
+}
+
+/// Is the decision of a conflict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resolution {
+    /// Relative to the roots.
+    pub(crate) path: PathBuf,
+    /// Which version is kept.
+    pub(crate) keep: Keep,
+    /// Absolute: A, B; absent: those of the run that found it.
+    pub(crate) roots: Option<(PathBuf, PathBuf)>,
+    /// Whether nothing is changed.
+    pub(crate) dry_run: bool,
+}
+
+/// Says which version of a conflict is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Keep {
+    /// A's.
+    A,
+    /// B's.
+    B,
+    /// Both; the newer one under the name.
+    Both,
+}
+
+/// Is what `ha-sync status` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StatusSettings {
+    /// The pair.
+    pub(crate) pair: PairSettings,
+    /// How many runs are told.
+    pub(crate) runs: u32,
+}
+
+/// Is what `ha-sync diff` needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DiffSettings {
+    /// Absolute; one root.
+    pub(crate) a: PathBuf,
+    /// Absolute; the other.
+    pub(crate) b: PathBuf,
+    /// How files are compared; hard links are not.
+    pub(crate) compare: Compare,
+    /// Whether times and metadata are left out.
+    pub(crate) content_only: bool,
+    /// In the order of the command line: the first rule that matches wins.
+    pub(crate) filters: Vec<FilterRule>,
+    /// Threads; absent: by the kind of the file systems.
+    pub(crate) walkers: Option<usize>,
     /// How it answers.
     pub(crate) output: Output,
 }

@@ -45,7 +45,7 @@ impl ExitCode {
     pub const fn about(self) -> &'static str {
         match self {
             Self::Success => "success, or nothing to do",
-            Self::Failed => "failed",
+            Self::Failed => "failed; of `diff`: the sides differ",
             Self::Usage => "bad usage or configuration; nothing was changed",
             Self::Partial => "partial failure: some operations failed, the rest was done",
             Self::LockHeld => "the lock is held by another (0 with `--skip-if-locked`)",

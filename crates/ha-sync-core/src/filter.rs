@@ -83,6 +83,7 @@ pub enum FilterError {
 pub struct Filter {
     rules: Option<Globs>,
     ignored: Option<Globs>,
+    only: Option<RelPath>,
 }
 
 #[derive(Debug, Clone)]
@@ -127,8 +128,19 @@ impl Filter {
         Ok(filter)
     }
 
+    /// Leaves out everything but one path, what is below it, and the directories that lead to it.
+    pub fn only(self, path: RelPath) -> Self {
+        Self { only: Some(path), ..self }
+    }
+
     /// Tells whether an entry is left out. What is below an excluded directory is not asked about.
     pub fn excludes(&self, path: &RelPath, directory: bool) -> bool {
+        if let Some(only) = &self.only
+            && !only.is_at_or_below(path)
+            && !path.is_at_or_below(only)
+        {
+            return true;
+        }
         if self.rules.is_none() && self.ignored.is_none() {
             return false;
         }
@@ -142,7 +154,7 @@ impl Filter {
 
     /// Tells whether anything can be excluded at all.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_none() && self.ignored.is_none()
+        self.rules.is_none() && self.ignored.is_none() && self.only.is_none()
     }
 }
 
@@ -295,6 +307,26 @@ mod tests {
         }
         let rule = filter(&[("{a,b}", false)], "");
         assert!(rule.excludes(&path("a"), false) && !rule.excludes(&path("{a,b}"), false));
+    }
+
+    #[test]
+    fn one_path_alone_can_be_meant() {
+        let only = filter(&[("*.tmp", false)], "").only(path("a/b"));
+        assert!(!only.is_empty());
+        for (name, kept) in [
+            ("a", true),
+            ("a/b", true),
+            ("a/b/c", true),
+            ("a/b/c.tmp", false),
+            ("a/bc", false),
+            ("a/c", false),
+            ("b", false),
+            ("ab", false),
+        ] {
+            assert_eq!(only.excludes(&path(name), name == "a"), !kept, "{name}");
+        }
+        assert!(!Filter::default().only(path("a")).excludes(&path("a"), false));
+        assert!(Filter::default().only(path("a")).excludes(&path("b"), true));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod baseline;
 pub mod conflict;
 pub mod decide;
+pub mod diff;
 pub mod entry;
 pub mod event;
 pub mod filter;

@@ -41,6 +41,12 @@ impl RelPath {
         })
     }
 
+    /// Tells whether this is `above`, or lies below it.
+    pub fn is_at_or_below(&self, above: &RelPath) -> bool {
+        above.is_root()
+            || self.0.strip_prefix(above.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+
     /// Tells whether this is the root.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
@@ -156,6 +162,22 @@ mod tests {
         assert_eq!((directory.as_bytes(), name), (&b"a/b"[..], &b"c"[..]));
         assert_eq!(directory.join(b"c"), path);
         assert_eq!(RelPath::root().join(b"x").as_bytes(), b"x");
+    }
+
+    #[test]
+    fn what_is_below_a_path_begins_with_it_and_a_slash() {
+        let path = |text: &str| RelPath::from_bytes(text.as_bytes().to_vec()).unwrap();
+        for (below, above, expected) in [
+            ("a", "", true),
+            ("", "", true),
+            ("a", "a", true),
+            ("a/b/c", "a", true),
+            ("ab", "a", false),
+            ("a", "a/b", false),
+            ("", "a", false),
+        ] {
+            assert_eq!(path(below).is_at_or_below(&path(above)), expected, "{below} {above}");
+        }
     }
 
     proptest! {

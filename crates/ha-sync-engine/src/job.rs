@@ -6,6 +6,7 @@ use ha_sync_core::decide::DeleteMissing;
 use ha_sync_core::filter::Rule;
 use ha_sync_core::limits::{MaxDelete, MinFree};
 use ha_sync_core::name::PairName;
+use ha_sync_core::path::RelPath;
 use ha_sync_core::reconcile::ConflictPolicy;
 use ha_sync_fs::content::Hashing;
 
@@ -53,6 +54,8 @@ pub struct Job {
     pub cross_mounts: bool,
     /// `--exclude` and `--include` in order.
     pub rules: Vec<Rule>,
+    /// The one path that is meant, with what is below it; all of them when absent.
+    pub only: Option<RelPath>,
     /// `--delete-missing`.
     pub delete: DeleteMissing,
     /// `--delete-excluded`.

@@ -5,6 +5,7 @@
 
 pub mod baseline;
 pub mod conflicts;
+pub mod diff;
 pub mod halt;
 pub mod job;
 pub mod recover;

@@ -114,7 +114,7 @@ fn last_change(root: &Root, run: &RunId) -> Result<Time, FsError> {
 /// Goes through everything that a run put in the trash: directories before what was in them. `path` limits it to
 /// one path and what is below it.
 pub fn list(root: &Root, run: &RunId, path: Option<&RelPath>, take: &mut dyn FnMut(&Trashed)) -> Result<(), FsError> {
-    let wanted = |candidate: &RelPath| path.is_none_or(|wanted| is_at_or_below(candidate, wanted));
+    let wanted = |candidate: &RelPath| path.is_none_or(|wanted| candidate.is_at_or_below(wanted));
     let contents = Contents::read(root, run)?;
     for (directory, removed) in contents.records.iter().filter(|(_, removed)| !removed.whole) {
         // One that is there again has nothing left to restore.
@@ -200,12 +200,6 @@ impl Contents {
 
 /// A file system's clock may differ this much from that which gave a run its id.
 const CLOCKS: i128 = 10 * Time::SECOND;
-
-/// Tells whether a path is another one, or below it.
-pub fn is_at_or_below(path: &RelPath, above: &RelPath) -> bool {
-    let (path, above) = (path.as_bytes(), above.as_bytes());
-    path.strip_prefix(above).is_some_and(|rest| above.is_empty() || rest.is_empty() || rest[0] == b'/')
-}
 
 fn removed_directories(root: &Root, run: &RunId) -> Result<BTreeMap<RelPath, Removed>, FsError> {
     let mut found = BTreeMap::new();

@@ -191,6 +191,9 @@ fn filters(job: &Job, source: &Root, destination: &Root) -> Result<Vec<Filter>, 
             filters.push(Filter::new(&job.rules, other.as_deref())?);
         }
     }
+    if let Some(only) = &job.only {
+        filters = filters.into_iter().map(|filter| filter.only(only.clone())).collect();
+    }
     Ok(filters)
 }
 

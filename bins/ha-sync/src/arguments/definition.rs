@@ -12,7 +12,7 @@ use ha_cli::summary::OutputFormat;
 use ha_cli::value::{self, Amount, ValueError};
 use ha_sync_core::name::{Direction, PairName, RunId};
 
-use super::pair::BaselineArguments;
+use super::pair::{BaselineArguments, ConflictsArguments, DiffArguments, StatusArguments};
 use crate::settings::{AuditMd5, Delete, Fsync, LockKind};
 
 const EXAMPLES: &str = "\
@@ -39,12 +39,12 @@ Exit codes: 0 success, 1 failed, 2 bad usage, 3 partial failure, 4 lock held by 
 5 halted by a safety rule, 130 and 143 interrupted.";
 
 const WHAT: &str = "Files";
-const COMPARE: &str = "Comparison and filters";
+pub(super) const COMPARE: &str = "Comparison and filters";
 const DELETE: &str = "Deletion";
 const SAFETY: &str = "Safety";
 const LOCK: &str = "Lock";
 const RECORDS: &str = "Records";
-const SPEED: &str = "Speed and durability";
+pub(super) const SPEED: &str = "Speed and durability";
 const OUTPUT: &str = "Output";
 
 /// Keeps folder pairs in sync: the newest file wins.
@@ -77,6 +77,9 @@ pub(crate) struct Definition {
 pub(crate) enum Command {
     Restore(RestoreArguments),
     Prune(PruneArguments),
+    Status(StatusArguments),
+    Conflicts(ConflictsArguments),
+    Diff(DiffArguments),
     Baseline(BaselineArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
@@ -341,7 +344,7 @@ pub(crate) struct ManArguments {
     pub(crate) markdown: bool,
 }
 
-fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
+pub(super) fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|text| value::absolute_path(&text))
 }
 

@@ -34,7 +34,7 @@ fn agreed(kind: Kind, size: u64, apart: i64) -> Agreed {
 /// A pair with a baseline, made as a run makes it.
 fn place() -> Place {
     let place = Place::new(&[], &[]);
-    write(&place);
+    write_baseline(&place);
     place
 }
 
@@ -46,7 +46,8 @@ fn file(place: &Place) -> PathBuf {
     Baseline::file(&place.environment.log_dir(), &pair(place))
 }
 
-fn write(place: &Place) {
+/// Writes the baseline of a pair, as a run does.
+pub(crate) fn write_baseline(place: &Place) {
     let path = file(place);
     let folder = path.parent().unwrap();
     std::fs::create_dir_all(folder).unwrap();
@@ -184,7 +185,7 @@ fn forget_removes_it_and_says_what_follows() {
     let outcome = baseline(&place, &["forget"]);
     outcome.assert_success();
     assert!(outcome.stdout.contains("had no baseline"), "{}", outcome.stdout);
-    write(&place);
+    write_baseline(&place);
     assert_eq!(json(&baseline(&place, &["forget", "-o", "json"]))["forgotten"], true);
     // A damaged one goes like any other.
     std::fs::write(file(&place), "damaged").unwrap();

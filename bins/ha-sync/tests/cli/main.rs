@@ -3,6 +3,7 @@
 mod bad_input;
 mod baseline;
 mod database;
+mod diff;
 mod docs;
 mod dry_run;
 mod faults;
@@ -18,6 +19,7 @@ mod peers;
 mod place;
 mod records;
 mod restore;
+mod status;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -47,6 +49,14 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["-h"],
         &["restore", "--help"],
         &["prune", "--help"],
+        &["status", "--help"],
+        &["conflicts", "--help"],
+        &["conflicts", "resolve", "--help"],
+        &["diff", "--help"],
+        &["baseline", "--help"],
+        &["baseline", "show", "--help"],
+        &["baseline", "verify", "--help"],
+        &["baseline", "forget", "--help"],
         &["completions", "--help"],
         &["man", "--help"],
     ] {
@@ -90,6 +100,11 @@ fn short_help() {
     Commands:
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
+      status       Tell how a pair stands: last runs, open conflicts, trash, and whether its sides are
+                   known to be equal
+      conflicts    List the conflicts of a pair that nobody has decided, or decide one
+      diff         Tell in what two directories differ, and change nothing
+      baseline     Show, check or forget what both sides of a pair last agreed on
       completions  Print the completions for a shell
       man          Print the manual page, or write all pages to a directory
 
@@ -232,7 +247,9 @@ fn manual_pages_render() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
     assert_eq!(printed(&["man", "--out", path]), "");
-    for name in ["ha-sync.1", "ha-sync-restore.1", "ha-sync-prune.1", "ha-sync-completions.1"] {
+    for name in
+        ["ha-sync.1", "ha-sync-restore.1", "ha-sync-prune.1", "ha-sync-baseline-forget.1", "ha-sync-completions.1"]
+    {
         assert!(Path::new(path).join(name).is_file(), "{name}");
     }
 }

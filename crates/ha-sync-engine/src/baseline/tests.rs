@@ -405,12 +405,6 @@ struct Model {
     amended: BTreeMap<RelPath, BTreeMap<Vec<u8>, Option<Agreed>>>,
 }
 
-fn is_at_or_below(path: &RelPath, above: &RelPath) -> bool {
-    path == above
-        || above.is_root()
-        || path.as_bytes().strip_prefix(above.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
-}
-
 impl Model {
     fn tell(&mut self, tell: Tell) {
         match tell {
@@ -422,9 +416,9 @@ impl Model {
             }
             Tell::AmendAll(path, entries) => self.amended.entry(path).or_default().extend(entries),
             Tell::Remove(above) => {
-                self.old.retain(|path, _| !is_at_or_below(path, &above));
-                self.puts.retain(|path, _| !is_at_or_below(path, &above));
-                self.amended.retain(|path, _| !is_at_or_below(path, &above));
+                self.old.retain(|path, _| !path.is_at_or_below(&above));
+                self.puts.retain(|path, _| !path.is_at_or_below(&above));
+                self.amended.retain(|path, _| !path.is_at_or_below(&above));
             }
         }
     }
@@ -447,7 +441,7 @@ impl Model {
                 let stays = is_directory(now.get(path).and_then(|entries| entries.get(name)));
                 if is_directory(Some(entry)) && !stays {
                     let gone = path.join(name);
-                    now.retain(|path, _| !is_at_or_below(path, &gone));
+                    now.retain(|path, _| !path.is_at_or_below(&gone));
                 }
             }
         }

@@ -50,6 +50,7 @@ pub(crate) fn job(source: &Path, destination: &Path, delete: bool) -> Job {
         hard_links: false,
         cross_mounts: false,
         rules: Vec::new(),
+        only: None,
         delete: if delete { DeleteMissing::On } else { DeleteMissing::Off },
         delete_excluded: false,
         max_delete: MaxDelete::Percent(100.0),
