@@ -67,10 +67,10 @@ impl Facts {
         }
     }
 
-    /// Tells whether nothing says that the entry's content was touched since: mtime, inode, and ctime where the link
-    /// count is 1. Types and sizes are not compared.
+    /// Tells whether nothing says that the entry's content was touched since: mtime, inode and ctime. Types and sizes
+    /// are not compared. (A link made beside it changes the ctime, too: then the content is read, nothing worse.)
     pub fn untouched(&self, now: &Entry) -> bool {
-        self.mtime == now.mtime && self.inode == now.inode && (now.links != 1 || self.ctime == now.ctime)
+        self.mtime == now.mtime && self.inode == now.inode && self.ctime == now.ctime
     }
 
     /// Tells whether taking the facts of `now` again would change nothing; its attributes change with its ctime.

@@ -225,11 +225,14 @@ impl Scan<'_> {
                     .as_ref()
                     .is_none_or(|entry| (entry.kind, entry.size, entry.mtime) == (loser.kind, loser.size, loser.mtime))
             };
-            // One that a run made which then could not replace the loser is taken for this one.
             if !found.iter().all(same) {
                 continue;
             }
-            for side in Side::BOTH.into_iter().filter(|side| found[*side as usize].is_none()) {
+            // A run made it that then could not replace the loser; where it lacks it is new.
+            if found.iter().any(Option::is_some) {
+                return;
+            }
+            for side in Side::BOTH {
                 // Its ctime does not count: it may be linked and replaced meanwhile.
                 let source = Entry { links: 2, ..loser.clone() };
                 let mut planned = self.planned(&copy, Action::Keep(name.to_vec()), Some(&source), None);
