@@ -47,21 +47,53 @@ pub(crate) enum When {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Edit {
-    Write { path: usize, size: usize, when: When },
-    Append { path: usize, when: When },
-    Truncate { path: usize, when: When },
-    Touch { path: usize, when: When },
-    Chmod { path: usize },
-    Symlink { path: usize },
-    Mkdir { path: usize },
-    Delete { path: usize },
-    Rename { from: usize, to: usize },
+    Write {
+        path: usize,
+        size: usize,
+        when: When,
+    },
+    Append {
+        path: usize,
+        when: When,
+    },
+    Truncate {
+        path: usize,
+        when: When,
+    },
+    Touch {
+        path: usize,
+        when: When,
+    },
+    Chmod {
+        path: usize,
+    },
+    Symlink {
+        path: usize,
+    },
+    Mkdir {
+        path: usize,
+    },
+    Delete {
+        path: usize,
+    },
+    Rename {
+        from: usize,
+        to: usize,
+    },
     /// Two names change places.
-    Swap { one: usize, other: usize },
+    Swap {
+        one: usize,
+        other: usize,
+    },
     /// Another name of a file.
-    Link { from: usize, to: usize },
+    Link {
+        from: usize,
+        to: usize,
+    },
     /// A file is replaced by a new one with the same content and time, as a backup that is put back.
-    Remake { path: usize },
+    Remake {
+        path: usize,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,10 +133,8 @@ pub(crate) fn edit(random: &mut Random) -> Edit {
 }
 
 pub(crate) fn set_time(path: &Path, mtime: i128) {
-    let time = Timespec {
-        tv_sec: mtime.div_euclid(1_000_000_000) as i64,
-        tv_nsec: mtime.rem_euclid(1_000_000_000) as i64,
-    };
+    let time =
+        Timespec { tv_sec: mtime.div_euclid(1_000_000_000) as i64, tv_nsec: mtime.rem_euclid(1_000_000_000) as i64 };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }

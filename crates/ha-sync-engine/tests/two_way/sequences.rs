@@ -98,7 +98,8 @@ fn run(
 
     // Nothing is lost: every content is somewhere, except what a person destroyed.
     let destroyed = destroyed.into_inner().unwrap();
-    let lost: Vec<_> = contents.difference(&world.contents()).filter(|content| !destroyed.contains(content)).cloned().collect();
+    let lost: Vec<_> =
+        contents.difference(&world.contents()).filter(|content| !destroyed.contains(content)).cloned().collect();
     let lost: Vec<_> = lost.iter().map(|content| String::from_utf8_lossy(content)).collect();
     assert!(lost.is_empty(), "lost: {lost:?}");
 
