@@ -145,6 +145,7 @@ impl World {
             hard_links: false,
             cross_mounts: false,
             rules: Vec::new(),
+            only: None,
             delete: DeleteMissing::Off,
             delete_excluded: false,
             max_delete: MaxDelete::Percent(100.0),
