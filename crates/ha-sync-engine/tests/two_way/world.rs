@@ -137,7 +137,6 @@ impl World {
         let job = Job {
             pair: "model".parse().unwrap(),
             mode: Mode::TwoWay(conflict),
-            only: None,
             source: place.path().join("a"),
             destination: place.path().join("b"),
             dry_run: false,
