@@ -9,6 +9,7 @@
 
 pub mod command;
 pub mod limits;
+pub mod longhorn;
 pub mod loopmount;
 pub mod passthrough;
 pub mod tree;

@@ -1,0 +1,18 @@
+//! Longhorn volumes of the v1 engine: replica directories and backups are read, judged and merged exactly, and never
+//! written to. The rules are those of volumes.md.
+
+mod raw;
+
+pub mod backing;
+pub mod chain;
+pub mod checksum;
+pub mod extent;
+pub mod finding;
+pub mod inside;
+pub mod layered;
+pub mod merge;
+pub mod meta;
+pub mod qcow2;
+pub mod replica;
+pub mod source;
+pub mod watch;
