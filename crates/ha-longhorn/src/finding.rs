@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::chain::ChainError;
@@ -20,7 +20,7 @@ pub enum Severity {
 }
 
 /// Is one thing that is odd. Names are file names, printable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "kebab-case", rename_all_fields = "snake_case")]
 pub enum Finding {
     /// `volume.meta` is missing or unusable; what it says was recovered.

@@ -1,12 +1,12 @@
 //! What lies inside a volume, by its superblock (volumes.md §4, §5).
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::layered::{Image, ImageError};
 
 /// Is what a volume holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "snake_case")]
 pub enum Inside {
     /// ext2, ext3 or ext4.

@@ -4,6 +4,7 @@
 use ha_sync_fs::FsError;
 use serde::Serialize;
 
+use crate::backupstore::BackupError;
 use crate::extent::{Extents, Method};
 use crate::qcow2::Qcow2Error;
 use crate::source::SourceFile;
@@ -20,6 +21,9 @@ pub enum ImageError {
     /// A qcow2 image cannot be understood.
     #[error(transparent)]
     Qcow2(#[from] Qcow2Error),
+    /// A block of a backup cannot be read.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
 }
 
 /// Is what a piece of an image holds.
