@@ -58,6 +58,11 @@ impl Place {
         to
     }
 
+    /// Lets the file system allocate what was just written: until then it counts fewer blocks.
+    fn settle(&self, glob: &str) {
+        self.tool("sh", &["-c", &format!("sync {glob}")]);
+    }
+
     fn command(&self, words: &[&str]) -> Run {
         self.environment.command(BINARY).args(words).current_dir(self.environment.path())
     }

@@ -1,8 +1,11 @@
 //! The formats of Longhorn against what the real engine wrote, and against a model of the engine.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
+mod engine;
 mod fixtures;
+mod fuzz;
 mod manifest;
+mod model;
 
 use std::path::Path;
 
