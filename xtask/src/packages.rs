@@ -20,12 +20,15 @@ const NEEDED: &[(&str, &str)] = &[
     ("mount", "loop, bind and read-only mounts"),
     ("musl-tools", "musl-gcc: the static binary"),
     ("openssl", "certificates for a database server of the tests"),
+    ("qemu-utils", "qemu-img: makes qcow2 images for tests, a peer in comparisons"),
     ("rclone", "a peer in comparisons"),
     ("rsync", "a peer in comparisons, and a client for the FUSE file system of the tests"),
     ("sqlite3", "reads the audit store from outside"),
     ("strace", "fails the n-th system call of the real binary"),
+    ("tar", "extracts the Longhorn fixtures with their holes"),
     ("util-linux", "findmnt, flock, losetup"),
     ("xfsprogs", "mkfs.xfs: a real xfs"),
+    ("zstd", "extracts the Longhorn fixtures"),
 ];
 
 /// Makes sure that all are there: installs what is missing as root, else says what to type.

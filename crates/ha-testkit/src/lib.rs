@@ -10,6 +10,7 @@
 
 pub mod command;
 pub mod limits;
+pub mod longhorn;
 pub mod loopmount;
 pub mod mariadb;
 pub mod passthrough;
