@@ -20,6 +20,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("mount", "loop, bind and read-only mounts"),
     ("musl-tools", "musl-gcc: the static binary"),
     ("openssl", "certificates for a database server of the tests"),
+    ("python3-jsonschema", "validates inventories against the published schema"),
+    ("python3-yaml", "the same"),
     ("rclone", "a peer in comparisons"),
     ("rsync", "a peer in comparisons, and a client for the FUSE file system of the tests"),
     ("sqlite3", "reads the audit store from outside"),

@@ -14,9 +14,12 @@ use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
 
 use crate::settings::{
-    Compare, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
+    Compare, FilterRule, Lock, ManifestsSettings, Output, PruneSettings, Records, RestoreSettings, Safety, Secret,
+    Settings,
 };
-use definition::{Command, Definition, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
+use definition::{
+    Command, Definition, ManArguments, ManifestsArguments, OutputArguments, PruneArguments, RecordsArguments,
+};
 use definition::{RestoreArguments, RunArguments};
 
 pub(crate) use definition::command;
@@ -30,6 +33,8 @@ pub(crate) enum Request {
     Restore(RestoreSettings),
     /// The removal of old records.
     Prune(PruneSettings),
+    /// The manifests of a deployment.
+    Manifests(ManifestsSettings),
     /// Completions.
     Completions(Shell),
     /// Manual pages.
@@ -79,6 +84,9 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
         None => Ok(Request::Run(Box::new(run_settings(run, below)?))),
         Some(Command::Restore(arguments)) => Ok(Request::Restore(restore_settings(arguments))),
         Some(Command::Prune(arguments)) => Ok(Request::Prune(prune_settings(arguments, below)?)),
+        Some(Command::Manifests(ManifestsArguments { inventory, out, check })) => {
+            Ok(Request::Manifests(ManifestsSettings { inventory, out, check }))
+        }
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
         Some(Command::Man(ManArguments { out, markdown })) => Ok(Request::Man(match out {
             Some(directory) => Man::Pages(directory),

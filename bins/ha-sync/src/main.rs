@@ -1,6 +1,7 @@
 //! The command `ha-sync`.
 
 mod arguments;
+mod manifests;
 mod manual;
 mod prune;
 mod records;
@@ -49,6 +50,7 @@ fn serve(request: Request) -> Result<exit::ExitCode, Failure> {
         Request::Run(settings) => run::run(&settings),
         Request::Restore(settings) => restore::serve(&settings),
         Request::Prune(settings) => prune::serve(&settings),
+        Request::Manifests(settings) => manifests::serve(&settings),
         Request::Completions(shell) => manual::completions(shell).map(|()| exit::ExitCode::Success),
         Request::Man(man) => manual::serve(man).map(|()| exit::ExitCode::Success),
     }

@@ -11,6 +11,7 @@ mod halts;
 mod kill;
 mod lacking;
 mod lock;
+mod manifests;
 mod memory;
 mod metadata;
 mod peers;
@@ -46,6 +47,7 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["-h"],
         &["restore", "--help"],
         &["prune", "--help"],
+        &["manifests", "--help"],
         &["completions", "--help"],
         &["man", "--help"],
     ] {
@@ -89,6 +91,7 @@ fn short_help() {
     Commands:
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
+      manifests    Make the Kubernetes manifests of a deployment from an inventory
       completions  Print the completions for a shell
       man          Print the manual page, or write all pages to a directory
 
