@@ -24,6 +24,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("python3-yaml", "the same"),
     ("rclone", "a peer in comparisons"),
     ("rsync", "a peer in comparisons, and a client for the FUSE file system of the tests"),
+    ("skopeo", "reads the OCI image that is put together without an engine"),
     ("sqlite3", "reads the audit store from outside"),
     ("strace", "fails the n-th system call of the real binary"),
     ("util-linux", "findmnt, flock, losetup"),
