@@ -25,7 +25,7 @@ struct Options {
     /// Architecture to build for; can be given several times
     #[arg(long = "arch", value_enum, default_values_t = [Architecture::Amd64])]
     architectures: Vec<Architecture>,
-    /// Folder to write to [default: dist in the target directory]
+    /// Folder to write to [default: artifacts in the target directory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Name of the image in its archive
@@ -105,7 +105,7 @@ fn main() -> ExitCode {
 fn dist(options: &Options) -> Result<(), String> {
     let version = env!("CARGO_PKG_VERSION");
     let target = target_directory()?;
-    let out = options.out.clone().unwrap_or_else(|| target.join("dist"));
+    let out = options.out.clone().unwrap_or_else(|| target.join("artifacts"));
     fs::create_dir_all(&out).map_err(|error| format!("failed to make {}: {error}", out.display()))?;
     let mut architectures = options.architectures.clone();
     architectures.sort();
