@@ -21,10 +21,14 @@ use crate::run::TWO_WAY;
 use crate::settings::StatusSettings;
 use crate::settings::{BaselineSettings, BaselineWork, ConflictsSettings, DiffSettings, PairSettings, Resolution};
 use crate::settings::{
-    Compare, Delete, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
+    Compare, Delete, FilterRule, Lock, ManifestsSettings, Output, PruneSettings, Records, RestoreSettings, Safety,
+    Secret, Settings,
 };
 use definition::{Command, CompareArguments, Definition, KeptArguments, LimitArguments, LockArguments, LogArguments};
-use definition::{ManArguments, OutputArguments, PruneArguments, RecordsArguments, ReportArguments, RestoreArguments};
+use definition::{
+    ManArguments, ManifestsArguments, OutputArguments, PruneArguments, RecordsArguments, ReportArguments,
+    RestoreArguments,
+};
 use definition::{RunArguments, SafetyArguments, SpeedArguments, TwoWayArguments};
 use pair::{BaselineArguments, BaselineCommand, ConflictsArguments, ConflictsCommand, DiffArguments, ForgetArguments};
 use pair::{PairArguments, ResolveArguments, ShowArguments, StatusArguments, VerifyArguments};
@@ -48,6 +52,8 @@ pub(crate) enum Request {
     Diff(DiffSettings),
     /// The baseline of a pair.
     Baseline(BaselineSettings),
+    /// The manifests of a deployment.
+    Manifests(ManifestsSettings),
     /// Completions.
     Completions(Shell),
     /// Manual pages.
@@ -104,6 +110,9 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
         Some(Command::Conflicts(arguments)) => Ok(Request::Conflicts(conflicts_settings(arguments, below)?)),
         Some(Command::Diff(arguments)) => Ok(Request::Diff(diff_settings(arguments, below))),
         Some(Command::Baseline(arguments)) => Ok(Request::Baseline(baseline_settings(arguments, below))),
+        Some(Command::Manifests(ManifestsArguments { inventory, out, check })) => {
+            Ok(Request::Manifests(ManifestsSettings { inventory, out, check }))
+        }
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
         Some(Command::Man(ManArguments { out, markdown })) => Ok(Request::Man(match out {
             Some(directory) => Man::Pages(directory),

@@ -4,6 +4,7 @@ mod arguments;
 mod baseline;
 mod conflicts;
 mod diff;
+mod manifests;
 mod manual;
 mod prune;
 mod records;
@@ -57,6 +58,7 @@ fn serve(request: Request) -> Result<exit::ExitCode, Failure> {
         Request::Conflicts(settings) => conflicts::serve(&settings),
         Request::Diff(settings) => diff::serve(&settings),
         Request::Baseline(settings) => baseline::serve(&settings),
+        Request::Manifests(settings) => manifests::serve(&settings),
         Request::Completions(shell) => manual::completions(shell).map(|()| exit::ExitCode::Success),
         Request::Man(man) => manual::serve(man).map(|()| exit::ExitCode::Success),
     }

@@ -85,6 +85,7 @@ pub(crate) enum Command {
     Conflicts(ConflictsArguments),
     Diff(DiffArguments),
     Baseline(BaselineArguments),
+    Manifests(ManifestsArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
 }
@@ -430,6 +431,31 @@ pub(crate) struct PruneArguments {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+/// Make the Kubernetes manifests of a deployment from an inventory
+///
+/// Writes a kustomize base and overlays below the folder, and leaves other files there alone. What is made is a dry
+/// run until overlays/production is applied.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  Make the manifests, look at them, apply them:
+    ha-sync manifests --inventory deploy/inventory.yaml --out deploy
+    kubectl diff -k deploy/base
+    kubectl apply -k deploy/base
+  Fail in CI when somebody edited a file that is made:
+    ha-sync manifests --inventory deploy/inventory.yaml --out deploy --check")]
+pub(crate) struct ManifestsArguments {
+    /// Inventory: servers, pairs and schedules, as YAML
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) inventory: PathBuf,
+    /// Folder of the deployment
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Write nothing; exit with 1, and name the files, when the folder is not what the inventory says
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// Print the completions for a shell
