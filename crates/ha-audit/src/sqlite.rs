@@ -28,8 +28,11 @@ const CHECKPOINT_PAGES: &str = "10000";
 /// What of the WAL stays on disk when nothing is in it.
 const WAL_KEPT_BYTES: &str = "4194304";
 /// What brings the schema from one version to the next.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/sqlite/0001_plan.sql"), include_str!("../migrations/sqlite/0002_runs.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/sqlite/0001_plan.sql"),
+    include_str!("../migrations/sqlite/0002_runs.sql"),
+    include_str!("../migrations/sqlite/0003_dashboard.sql"),
+];
 const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 #[derive(Debug)]
