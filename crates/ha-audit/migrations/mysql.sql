@@ -81,3 +81,9 @@ ALTER TABLE sync_operations DROP INDEX idx_iteration;
 -- The runs of a pair, newest first.
 ALTER TABLE sync_iterations ADD INDEX idx_pair_started (sync_pair, started_at);
 ALTER TABLE sync_iterations DROP INDEX idx_pair;
+-- What the dashboard asks for: the last runs of a pair and direction, the failed ones among many operations of a run,
+-- and the history of a path.
+ALTER TABLE sync_iterations ADD INDEX idx_series (sync_pair, direction, dry_run, started_at);
+ALTER TABLE sync_iterations DROP INDEX idx_dry_run;
+ALTER TABLE sync_operations ADD INDEX idx_outcome (iteration_id, status, operation, seq);
+ALTER TABLE sync_operations ADD INDEX idx_filepath (filepath(191));

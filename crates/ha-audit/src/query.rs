@@ -1,35 +1,40 @@
-//! What the dashboard reads: a pool of connections that can only read, and its questions.
+//! What the dashboard reads: a few connections that can only read, and its questions.
 //!
 //! Nothing here blocks, and every question has a bound: on rows it returns, and on rows it looks at.
 
-mod connection;
 mod statement;
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use ha_sync_core::record::{Counts, OperationKind, OperationStatus, Status};
+use ha_sync_core::record::{OperationKind, OperationStatus, Status};
 use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
+use crate::database::{self, Access, Database, Dialect, Fault, Row};
 use crate::dsn::Dsn;
-use crate::store::IterationRow;
+use crate::files;
+use crate::store::{IterationRow, StoreError};
 use crate::time;
-use connection::{Connection, Pool, Row};
-use statement::{ITERATION, OPERATION, Statement, after_prefix, anywhere};
+use statement::{ITERATION, OPERATION, Statement, after_prefix, anywhere, by_path, like};
+
+/// Connections at once: bounds the memory, and what a crowd of readers takes from the runs.
+const CONNECTIONS: usize = 6;
+/// For how long a connection is kept: another file may have taken the name of a SQLite database.
+const LIFETIME: Duration = Duration::from_secs(60);
 
 /// Says why the store could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// No connection was got.
-    #[error("failed to connect to the audit database: {database}")]
-    Unreachable {
-        /// The DSN without its password.
-        database: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// The store said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A question was not answered in time.
-    #[error("the audit database does not answer: {database}: waited {} s to {step}", patience.as_secs_f32())]
+    #[error("failed to {step} in the audit database: {database}: no answer within {} s", patience.as_secs_f32())]
     Slow {
         /// What was asked.
         step: &'static str,
@@ -38,28 +43,7 @@ pub enum ReadError {
         /// How long was waited.
         patience: Duration,
     },
-    /// A question was refused, or its answer not understood.
-    #[error("failed to {step} in the audit database: {database}")]
-    Query {
-        /// What was asked.
-        step: &'static str,
-        /// The DSN without its password.
-        database: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The tables are there but older than what is asked for.
-    #[error("the schema of the audit database is too old: {database}: version {found}, needed {needed}")]
-    Schema {
-        /// The DSN without its password.
-        database: String,
-        /// Its version.
-        found: i64,
-        /// The first version that has what is asked for.
-        needed: i64,
-    },
-    /// There is no database or no table yet: nothing has run.
+    /// There is no database, or nothing of this program in it: nothing has run yet.
     #[error("the audit database has no records yet: {database}")]
     Empty {
         /// The DSN without its password.
@@ -67,63 +51,98 @@ pub enum ReadError {
     },
 }
 
-/// The first version of the schema with the columns that are read. Indices of later ones only make it fast.
-const NEEDED: i64 = 2;
-
 /// Opens sessions on an audit store. Cloning it is cheap.
 #[derive(Debug, Clone)]
-pub struct Reader {
-    pool: Pool,
-    database: String,
+pub struct Reader(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dsn: Dsn,
+    name: String,
     patience: Duration,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<(Database, Instant)>>,
 }
 
 impl Reader {
     /// Makes a reader; the first session connects. `patience` bounds each connecting and each question.
     pub fn new(dsn: &Dsn, patience: Duration) -> Self {
-        Self { pool: Pool::new(dsn, patience), database: dsn.to_string(), patience }
+        Self(Arc::new(Shared {
+            dsn: dsn.clone(),
+            name: dsn.to_string(),
+            patience,
+            permits: Arc::new(Semaphore::new(CONNECTIONS)),
+            idle: Mutex::default(),
+        }))
     }
 
-    /// Returns where the store is, without a password.
-    pub fn database(&self) -> &str {
-        &self.database
-    }
-
-    /// Takes a connection and makes sure that it has the tables.
+    /// Takes a connection, whose database has the tables of this program.
     pub async fn session(&self) -> Result<Session, ReadError> {
-        if self.pool.is_absent() {
-            return Err(ReadError::Empty { database: self.database.clone() });
+        let shared = &self.0;
+        let slow = |step| ReadError::Slow { step, database: shared.name.clone(), patience: shared.patience };
+        if let Dsn::Sqlite(path) = &shared.dsn
+            && !files::exists(path)
+        {
+            return Err(ReadError::Empty { database: shared.name.clone() });
         }
-        let acquired = tokio::time::timeout(self.patience * 2, self.pool.acquire()).await;
-        let connection = match acquired {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                return Err(ReadError::Unreachable { database: self.database.clone(), source: Box::new(error) });
-            }
-            Err(_) => {
-                let (database, patience) = (self.database.clone(), self.patience * 2);
-                return Err(ReadError::Slow { step: "connect", database, patience });
+        let waited = timeout(shared.patience, Arc::clone(&shared.permits).acquire_owned()).await;
+        // nobody closes the semaphore
+        let Ok(Ok(permit)) = waited else { return Err(slow("get a connection")) };
+        let kept = shared.idle().pop();
+        let (database, since) = match kept.filter(|(_, since)| since.elapsed() < LIFETIME) {
+            Some(kept) => kept,
+            None => {
+                let open = boxed(Database::open(&shared.dsn, shared.patience, Access::Read));
+                match timeout(shared.patience, open).await {
+                    Ok(Ok(database)) => (database, Instant::now()),
+                    Ok(Err(StoreError::Schema { database, found: 0, .. })) => {
+                        return Err(ReadError::Empty { database });
+                    }
+                    Ok(Err(error)) => return Err(error.into()),
+                    Err(_) => return Err(slow("connect")),
+                }
             }
         };
-        let mut session =
-            Session { connection: Some(connection), database: self.database.clone(), patience: self.patience };
-        session.check_schema().await?;
-        Ok(session)
+        Ok(Session { database: Some(database), since, shared: Arc::clone(shared), _permit: permit })
     }
 
-    /// Closes the connections.
+    /// Closes the connections that nobody uses.
     pub async fn close(&self) {
-        self.pool.close().await;
+        let idle = std::mem::take(&mut *self.0.idle());
+        for (database, _) in idle {
+            // it was only read from
+            let _ = database.close().await;
+        }
     }
+}
+
+impl Shared {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Database, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hides what a future is made of: the compiler can tell of this one that it is `Send`, but not of those that hold it.
+fn boxed<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+    Box::pin(future)
 }
 
 /// Is a connection for the questions of one request.
 #[derive(Debug)]
 pub struct Session {
-    /// Absent after a question that was not answered in time.
-    connection: Option<Connection>,
-    database: String,
-    patience: Duration,
+    /// Absent after a question that was not answered to its end.
+    database: Option<Database>,
+    since: Instant,
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(database) = self.database.take().filter(Database::lasts) {
+            self.shared.idle().push((database, self.since));
+        }
+    }
 }
 
 /// Is a pair and direction, in real or dry runs.
@@ -223,88 +242,60 @@ pub struct Page<T, C> {
     pub next: Option<C>,
 }
 
+/// Questions that a list of paths takes at most.
+const MOST_LOOKS: usize = 4;
 /// Operations that one question with a path looks at: an index cannot help there.
 const LOOKED_AT: u32 = 20_000;
 
 impl Session {
-    async fn check_schema(&mut self) -> Result<(), ReadError> {
-        let sql = "SELECT COALESCE(MAX(version), 0) FROM ha_sync_schema";
-        match self.fetch("read the schema's version", Statement::new(sql)).await {
-            Ok(rows) => {
-                let found = rows.first().map_or(Ok(None), |row| row.integer(0));
-                let found = found.map_err(|error| self.misread("read the schema's version", error))?.unwrap_or(0);
-                if found < NEEDED {
-                    return Err(ReadError::Schema { database: self.database.clone(), found, needed: NEEDED });
-                }
-                Ok(())
-            }
-            Err(ReadError::Query { source, database, .. }) if connection::lacks_table(&*source) => {
-                let made_from_plan =
-                    self.fetch("look for tables", Statement::new("SELECT id FROM sync_iterations LIMIT 1"));
-                match made_from_plan.await {
-                    Ok(_) => Err(ReadError::Schema { database, found: 0, needed: NEEDED }),
-                    Err(_) => Err(ReadError::Empty { database }),
-                }
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn fetch(&mut self, step: &'static str, statement: Statement) -> Result<Vec<Row>, ReadError> {
-        let slow = || ReadError::Slow { step, database: self.database.clone(), patience: self.patience };
-        // Taken out, so that a question that is dropped in the middle takes its connection with it.
-        let Some(connection) = self.connection.take() else { return Err(slow()) };
-        let mut connection = Guard(Some(connection));
-        let Some(inner) = connection.0.as_mut() else { return Err(slow()) };
-        let Ok(fetched) = tokio::time::timeout(self.patience, inner.fetch(statement)).await else {
-            return Err(slow());
-        };
-        self.connection = connection.0.take();
-        fetched.map_err(|error| self.misread(step, error))
-    }
-
-    fn misread(&self, step: &'static str, error: sqlx::Error) -> ReadError {
-        let database = self.database.clone();
-        let source: Box<dyn std::error::Error + Send + Sync> = match error {
-            sqlx::Error::Database(error) => error.into_error(),
-            sqlx::Error::Io(error) => return ReadError::Unreachable { database, source: Box::new(error) },
-            other => Box::new(other),
-        };
-        ReadError::Query { step, database, source }
-    }
-
-    async fn iteration_rows(
+    /// Asks, and makes values of the rows.
+    async fn ask<T>(
         &mut self,
         step: &'static str,
         statement: Statement,
-    ) -> Result<Vec<IterationRow>, ReadError> {
-        let rows = self.fetch(step, statement).await?;
-        rows.iter().map(|row| iteration_row(row).map_err(|error| self.misread(step, error))).collect()
+        read: impl Fn(Row) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, ReadError> {
+        let Shared { name, patience, .. } = &*self.shared;
+        let slow = || ReadError::Slow { step, database: name.clone(), patience: *patience };
+        // Taken out: a connection that is given up in the middle of an answer is of no use any more.
+        let Some(mut database) = self.database.take() else { return Err(slow()) };
+        let (sql, values) = statement.into_parts();
+        let fetched = timeout(*patience, boxed(database.fetch(sql, &values))).await.map_err(|_| slow())?;
+        let rows = fetched.and_then(|rows| rows.into_iter().map(read).collect());
+        let named = database.named(step, rows);
+        self.database = Some(database);
+        Ok(named?)
     }
 
-    async fn operation_rows(
+    fn dialect(&self) -> Dialect {
+        self.database.as_ref().map_or(Dialect::Sqlite, Database::dialect)
+    }
+
+    /// Asks for one row of two numbers.
+    async fn extent(
         &mut self,
         step: &'static str,
         statement: Statement,
-    ) -> Result<Vec<OperationRow>, ReadError> {
-        let rows = self.fetch(step, statement).await?;
-        rows.iter().map(|row| operation_row(row).map_err(|error| self.misread(step, error))).collect()
+    ) -> Result<(Option<i64>, Option<i64>), ReadError> {
+        let numbers = |mut row: Row| {
+            let number = |row: &mut Row| database::number_if_any("extent", row);
+            Ok((number(&mut row)?, number(&mut row)?))
+        };
+        Ok(self.ask(step, statement, numbers).await?.pop().unwrap_or_default())
     }
 
     /// Lists every pair and direction that has ever run.
     pub async fn series(&mut self) -> Result<Vec<Series>, ReadError> {
         let step = "list pairs";
         let sql = "SELECT sync_pair, direction, dry_run FROM sync_iterations GROUP BY sync_pair, direction, dry_run";
-        let rows = self.fetch(step, Statement::new(sql)).await?;
-        let series = |row: &Row| {
+        let series = |mut row: Row| {
             Ok(Series {
-                sync_pair: row.some(0, row.text(0)?)?,
-                direction: row.some(1, row.text(1)?)?,
-                dry_run: row.integer(2)?.unwrap_or(0) != 0,
+                sync_pair: database::text("sync_pair", &mut row)?,
+                direction: database::text("direction", &mut row)?,
+                dry_run: database::number("dry_run", &mut row)? != 0,
             })
         };
-        let mut all: Vec<Series> =
-            rows.iter().map(series).collect::<Result<_, _>>().map_err(|error| self.misread(step, error))?;
+        let mut all = self.ask(step, Statement::new(sql), series).await?;
         all.sort();
         Ok(all)
     }
@@ -327,7 +318,7 @@ impl Session {
                 .bind(*id);
         }
         let statement = statement.push("ORDER BY started_at DESC, id DESC LIMIT ?").bind(i64::from(*limit));
-        self.iteration_rows("read runs", statement).await
+        self.ask("read runs", statement, database::iteration_row).await
     }
 
     /// Returns one run.
@@ -336,7 +327,7 @@ impl Session {
             IterationKey::Id(id) => Statement::new(ITERATION).push("WHERE id = ?").bind(*id),
             IterationKey::Run(run) => Statement::new(ITERATION).push("WHERE run_id = ?").bind(run.as_str()),
         };
-        Ok(self.iteration_rows("read a run", statement).await?.pop())
+        Ok(self.ask("read a run", statement, database::iteration_row).await?.pop())
     }
 
     /// Returns the runs with these row ids, in no order.
@@ -347,7 +338,7 @@ impl Session {
         let marks = vec!["?"; ids.len()].join(", ");
         let statement = Statement::new(ITERATION).push(&format!("WHERE id IN ({marks})"));
         let statement = ids.iter().fold(statement, |statement, id| statement.bind(*id));
-        self.iteration_rows("read runs", statement).await
+        self.ask("read runs", statement, database::iteration_row).await
     }
 
     /// Returns operations of a run in the order of `seq`.
@@ -398,7 +389,7 @@ impl Session {
         };
         let step = "read operations";
         let Some(path) = path else {
-            let mut rows = self.operation_rows(step, inner).await?;
+            let mut rows = self.ask(step, inner, operation_row).await?;
             let more = rows.len() > *limit as usize;
             rows.truncate(*limit as usize);
             let next = if more { rows.last().and_then(|row| row.seq) } else { None };
@@ -409,23 +400,18 @@ impl Session {
         let found = Statement::new("SELECT * FROM (")
             .append(inner.clone())
             .push(") AS looked WHERE")
-            .push(connection::LIKE)
+            .push(like(self.dialect()))
             .bind(pattern)
             .push("ORDER BY seq LIMIT ?")
             .bind(i64::from(*limit) + 1);
-        let mut rows = self.operation_rows(step, found).await?;
+        let mut rows = self.ask(step, found, operation_row).await?;
         if rows.len() > *limit as usize {
             rows.truncate(*limit as usize);
             let next = rows.last().and_then(|row| row.seq);
             return Ok(Page { rows, next });
         }
         let extent = Statement::new("SELECT COUNT(*), MAX(seq) FROM (").append(inner).push(") AS looked");
-        let extent = self.fetch(step, extent).await?;
-        let misread = |error| self.misread(step, error);
-        let (count, last) = match extent.first() {
-            Some(row) => (row.integer(0).map_err(misread)?, row.integer(1).map_err(misread)?),
-            None => (None, None),
-        };
+        let (count, last) = self.extent(step, extent).await?;
         let more = count.unwrap_or(0) > i64::from(looked_at);
         Ok(Page { rows, next: if more { last } else { None } })
     }
@@ -444,7 +430,7 @@ impl Session {
             .push_if("AND id < ?", before)
             .push("ORDER BY id DESC LIMIT ?")
             .bind(i64::from(limit) + 1);
-        let rows = self.operation_rows("read the history of a path", statement).await?;
+        let rows = self.ask("read the history of a path", statement, operation_row).await?;
         Ok(page(rows, limit, |row| row.id))
     }
 
@@ -456,16 +442,36 @@ impl Session {
         limit: u32,
     ) -> Result<Page<String, String>, ReadError> {
         let step = "look for paths";
-        let statement = Statement::new("SELECT DISTINCT filepath FROM sync_operations WHERE filepath >= ?")
-            .bind(prefix)
-            .push_if("AND filepath > ?", after)
-            .push_if("AND filepath < ?", after_prefix(prefix))
-            .push("ORDER BY filepath LIMIT ?")
-            .bind(i64::from(limit) + 1);
-        let rows = self.fetch(step, statement).await?;
-        let rows: Result<Vec<String>, _> = rows.iter().map(|row| row.some(0, row.text(0)?)).collect();
-        let rows = rows.map_err(|error| self.misread(step, error))?;
-        Ok(page(rows, limit, Clone::clone))
+        let mut found: BTreeSet<String> = BTreeSet::new();
+        let mut reached = after.map(str::to_owned);
+        let (table, order) = by_path(self.dialect());
+        // A path may have many operations: the next look begins behind the last path of the one before.
+        for _ in 0..MOST_LOOKS {
+            let statement = Statement::new("SELECT filepath FROM")
+                .push(table)
+                .push("WHERE filepath >= ?")
+                .bind(prefix)
+                .push_if("AND filepath > ?", reached.as_deref())
+                .push_if("AND filepath < ?", after_prefix(prefix).as_deref())
+                .push(order)
+                .push("LIMIT ?")
+                .bind(i64::from(limit) * 2);
+            let rows = self.ask(step, statement, |mut row| database::text("filepath", &mut row)).await?;
+            let all = (rows.len() as u64) < u64::from(limit) * 2;
+            reached = rows.last().cloned().or(reached);
+            found.extend(rows);
+            if all {
+                reached = None;
+                break;
+            }
+            if found.len() > limit as usize {
+                break;
+            }
+        }
+        let more = found.len() > limit as usize;
+        let rows: Vec<String> = found.into_iter().take(limit as usize).collect();
+        let next = if more { rows.last().cloned() } else { reached };
+        Ok(Page { rows, next })
     }
 
     /// Looks for a text anywhere in the paths of a bounded number of operations, newest first; `before` is the row id
@@ -486,11 +492,11 @@ impl Session {
         let found = Statement::new("SELECT * FROM (")
             .append(looked)
             .push(") AS looked WHERE")
-            .push(connection::LIKE)
+            .push(like(self.dialect()))
             .bind(anywhere(text))
             .push("ORDER BY id DESC LIMIT ?")
             .bind(i64::from(limit) + 1);
-        let mut rows = self.operation_rows(step, found).await?;
+        let mut rows = self.ask(step, found, operation_row).await?;
         if rows.len() > limit as usize {
             rows.truncate(limit as usize);
             let next = rows.last().map(|row| row.id);
@@ -500,24 +506,8 @@ impl Session {
             .push_if("AND id < ?", before)
             .push("ORDER BY id DESC LIMIT ?) AS looked")
             .bind(i64::from(LOOKED_AT));
-        let extent = self.fetch(step, extent).await?;
-        let misread = |error| self.misread(step, error);
-        let (count, last) = match extent.first() {
-            Some(row) => (row.integer(0).map_err(misread)?, row.integer(1).map_err(misread)?),
-            None => (None, None),
-        };
+        let (count, last) = self.extent(step, extent).await?;
         Ok(Page { rows, next: if count == Some(i64::from(LOOKED_AT)) { last } else { None } })
-    }
-}
-
-/// Holds a connection while it is asked; dropped before the answer is whole, it lets go of it.
-struct Guard(Option<Connection>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            connection.discard();
-        }
     }
 }
 
@@ -529,56 +519,27 @@ fn page<T, C>(mut rows: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> Page<T,
     Page { rows, next }
 }
 
-fn iteration_row(row: &Row) -> Result<IterationRow, sqlx::Error> {
-    let count = |column| row.integer(column).map(|count| u64::try_from(count.unwrap_or(0)).unwrap_or(0));
-    let skip_reasons = row.text(18)?;
-    Ok(IterationRow {
-        id: row.some(0, row.integer(0)?)?,
-        run_id: row.text(1)?,
-        sync_pair: row.some(2, row.text(2)?)?,
-        direction: row.some(3, row.text(3)?)?,
-        src: row.some(4, row.text(4)?)?,
-        dest: row.some(5, row.text(5)?)?,
-        started_at: row.some(6, row.time(6)?)?,
-        ended_at: row.time(7)?,
-        status: row.word(8, &[Status::Running, Status::Success, Status::PartialFailure, Status::Failed], |status| {
-            status.as_str()
-        })?,
-        dry_run: count(9)? != 0,
-        counts: Counts {
-            files_created: count(10)?,
-            files_updated: count(11)?,
-            files_deleted: count(12)?,
-            files_skipped: count(13)?,
-            files_failed: count(14)?,
-            total_bytes_transferred: count(15)?,
-            // what a person has put there is no reason to show nothing
-            skip_reasons: skip_reasons.and_then(|reasons| serde_json::from_str(&reasons).ok()).unwrap_or_default(),
-        },
-        error_message: row.text(16)?,
-        lease_transitions: row.integer(17)?,
-    })
-}
-
-fn operation_row(row: &Row) -> Result<OperationRow, sqlx::Error> {
-    let kinds = [OperationKind::Create, OperationKind::Update, OperationKind::Delete];
+fn operation_row(mut row: Row) -> Result<OperationRow, Fault> {
+    let row = &mut row;
+    // in the order of the columns
     Ok(OperationRow {
-        id: row.some(0, row.integer(0)?)?,
-        iteration_id: row.some(1, row.integer(1)?)?,
-        seq: row.integer(2)?,
-        operation: row.word(3, &kinds, |kind| kind.as_str())?,
-        filepath: row.some(4, row.text(4)?)?,
-        size_before: row.integer(5)?,
-        size_after: row.integer(6)?,
-        md5_before: row.text(7)?,
-        md5_after: row.text(8)?,
-        started_at: row.some(9, row.time(9)?)?,
-        ended_at: row.time(10)?,
-        status: row.word(11, &[OperationStatus::Success, OperationStatus::Fail], |status| match status {
-            OperationStatus::Success => "success",
-            OperationStatus::Fail => "fail",
-        })?,
-        error_message: row.text(12)?,
-        reason: row.text(13)?,
+        id: database::number("id", row)?,
+        iteration_id: database::number("iteration_id", row)?,
+        seq: database::number_if_any("seq", row)?,
+        operation: database::operation_kind(&database::text("operation", row)?)?,
+        filepath: database::text("filepath", row)?,
+        size_before: database::number_if_any("size_before", row)?,
+        size_after: database::number_if_any("size_after", row)?,
+        md5_before: database::text_if_any("md5_before", row)?,
+        md5_after: database::text_if_any("md5_after", row)?,
+        started_at: database::timestamp("started_at", row)?,
+        ended_at: database::timestamp_if_any("ended_at", row)?,
+        status: match database::text("status", row)?.as_str() {
+            "success" => OperationStatus::Success,
+            "fail" => OperationStatus::Fail,
+            other => return Err(Fault::undecodable("status", &other)),
+        },
+        error_message: database::text_if_any("error_message", row)?,
+        reason: database::text_if_any("reason", row)?,
     })
 }

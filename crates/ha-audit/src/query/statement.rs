@@ -1,29 +1,8 @@
-//! Statements as values: their text and what is bound to it. They are the same for every database, but for [`Dialect`].
+//! Questions as values: their text and what is bound to it.
 
-/// Is a value for a placeholder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Value {
-    Integer(i64),
-    Text(String),
-}
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-impl From<i64> for Value {
-    fn from(number: i64) -> Self {
-        Self::Integer(number)
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
-    }
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
-}
+use crate::database::{Dialect, Value};
 
 /// Is a SELECT in the making. Text of others never becomes part of the SQL: it is bound.
 #[derive(Debug, Clone, Default)]
@@ -65,20 +44,40 @@ impl Statement {
         self
     }
 
-    pub(super) fn into_parts(self) -> (String, Vec<Value>) {
-        (self.sql, self.values)
+    pub(super) fn into_parts(self) -> (SqlStr, Vec<Value>) {
+        (AssertSqlSafe(self.sql).into_sql_str(), self.values)
     }
 }
 
-/// Is the columns of a run, times as text.
+/// Is the columns of a run in the order of [`crate::database::iteration_row`].
 pub(super) const ITERATION: &str = "SELECT id, run_id, sync_pair, direction, src, dest, \
     CAST(started_at AS CHAR), CAST(ended_at AS CHAR), status, dry_run, files_created, files_updated, files_deleted, \
-    files_skipped, files_failed, total_bytes_transferred, error_message, lease_transitions, skip_reasons \
+    files_skipped, files_failed, total_bytes_transferred, skip_reasons, error_message, lease_transitions \
     FROM sync_iterations";
 
 /// Is the columns of an operation, times as text.
 pub(super) const OPERATION: &str = "id, iteration_id, seq, operation, filepath, size_before, size_after, md5_before, \
     md5_after, CAST(started_at AS CHAR) AS started, CAST(ended_at AS CHAR) AS ended, status, error_message, reason";
+
+/// Returns the table of operations to look in for a path, and the order of what is found.
+///
+/// On MySQL the index has the beginning of each path, so it could not serve an ORDER BY: all of a large folder would be
+/// sorted for a few rows. Its own order is nearly the same: paths that begin with the same 191 letters are in the order
+/// of their rows.
+pub(super) fn by_path(dialect: Dialect) -> (&'static str, &'static str) {
+    match dialect {
+        Dialect::Sqlite => ("sync_operations", "ORDER BY filepath"),
+        Dialect::Mysql => ("sync_operations FORCE INDEX (idx_filepath)", ""),
+    }
+}
+
+/// Returns the comparison of a path with a pattern, in which letters match either case.
+pub(super) fn like(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Sqlite => "filepath LIKE ? ESCAPE '|'",
+        Dialect::Mysql => "filepath COLLATE utf8mb4_general_ci LIKE ? ESCAPE '|'",
+    }
+}
 
 /// Returns the least text that is greater than every text that begins with `prefix`; none when there is none.
 pub(super) fn after_prefix(prefix: &str) -> Option<String> {
