@@ -4,14 +4,11 @@ mod definition;
 mod pair;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
 use clap_complete::Shell;
-use ha_cli::environment;
 use ha_cli::failure::{Failure, FailureKind};
-use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
 use ha_sync_core::name::PairName;
 use ha_sync_core::reconcile::ConflictPolicy;
@@ -132,15 +129,6 @@ fn program(definition: &clap::Command, words: &[OsString]) -> String {
         command = named;
     }
     program
-}
-
-/// Prints help or the version on stdout; a closed stdout is no error.
-pub(crate) fn show(text: &clap::Error) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    let styled = text.render();
-    let colour = environment::colour(stdout.is_terminal());
-    let text = if colour { styled.ansi().to_string() } else { styled.to_string() };
-    ignore_closed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
 fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Settings, Failure> {

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             (serve(request), format)
         }
         Err(Refusal::Shown(text)) => {
-            let shown = arguments::show(&text).or_failure(FailureKind::Failed);
+            let shown = ha_cli::usage::show(&text).or_failure(FailureKind::Failed);
             (shown.map(|()| exit::ExitCode::Success), LogFormat::Text)
         }
         Err(Refusal::Failure(failure)) => (Err(failure), LogFormat::Text),

@@ -84,3 +84,9 @@ ALTER TABLE sync_iterations DROP INDEX idx_pair;
 -- Which way an operation of a two-way run goes; NULL in a one-way run, whose iteration says it.
 ALTER TABLE sync_operations
     ADD COLUMN direction ENUM('a-to-b', 'b-to-a') CHARACTER SET utf8mb4 COLLATE {collation};
+-- What the dashboard asks for: the last runs of a pair and direction, the failed ones among many operations of a run,
+-- and the history of a path.
+ALTER TABLE sync_iterations ADD INDEX idx_series (sync_pair, direction, dry_run, started_at);
+ALTER TABLE sync_iterations DROP INDEX idx_dry_run;
+ALTER TABLE sync_operations ADD INDEX idx_outcome (iteration_id, status, operation, seq);
+ALTER TABLE sync_operations ADD INDEX idx_filepath (filepath(191));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ha_sync_core::name::{Direction, PairName};
 use ha_sync_core::record::{Counts, Fingerprint, Iteration, OperationKind, Outcome, Status, Way};
 use jiff::Timestamp;
+use sqlx::SqlSafeStr;
 
 use crate::batch::{self, Batches, Tally};
 use crate::dsn::Dsn;
@@ -53,6 +54,12 @@ impl From<&str> for Value {
     }
 }
 
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
 impl From<Timestamp> for Value {
     fn from(time: Timestamp) -> Self {
         Self::Text(time::sql_text(time))
@@ -95,7 +102,7 @@ pub(crate) enum FaultKind {
 
 impl Fault {
     /// A value in the database is not one of ours.
-    fn undecodable(column: &str, text: &dyn std::fmt::Debug) -> Self {
+    pub(crate) fn undecodable(column: &str, text: &dyn std::fmt::Debug) -> Self {
         Self { kind: FaultKind::Lasting, cause: format!("column {column}: {text:?} is no value of it").into() }
     }
 
@@ -114,6 +121,13 @@ pub(crate) struct Database {
     backend: Backend,
     /// How messages name it.
     name: String,
+}
+
+/// Is the SQL that a database understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Mysql,
 }
 
 #[derive(Debug)]
@@ -159,15 +173,31 @@ impl Database {
         }
     }
 
-    async fn fetch(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Fault> {
+    pub(crate) async fn fetch(&mut self, sql: impl SqlSafeStr, values: &[Value]) -> Result<Vec<Row>, Fault> {
         match &mut self.backend {
             Backend::Sqlite(sqlite) => sqlite.fetch(sql, values).await,
             Backend::Mysql(mysql) => mysql.fetch(sql, values).await,
         }
     }
 
+    /// Tells whether it may be asked again later, in another request.
+    pub(crate) fn lasts(&self) -> bool {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.lasts(),
+            Backend::Mysql(_) => true,
+        }
+    }
+
+    /// Returns what differs in questions.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match &self.backend {
+            Backend::Sqlite(_) => Dialect::Sqlite,
+            Backend::Mysql(_) => Dialect::Mysql,
+        }
+    }
+
     /// Names what was tried when it fails.
-    fn named<T>(&self, step: &'static str, result: Result<T, Fault>) -> Result<T, StoreError> {
+    pub(crate) fn named<T>(&self, step: &'static str, result: Result<T, Fault>) -> Result<T, StoreError> {
         result.map_err(|fault| fault.of(step, &self.name))
     }
 
@@ -447,7 +477,7 @@ impl Database {
     }
 }
 
-fn iteration_row(mut row: Row) -> Result<IterationRow, Fault> {
+pub(crate) fn iteration_row(mut row: Row) -> Result<IterationRow, Fault> {
     let row = &mut row;
     let count = |column, row: &mut Row| Ok::<_, Fault>(number_if_any(column, row)?.unwrap_or_default().cast_unsigned());
     // in the order of the columns
@@ -481,7 +511,7 @@ fn iteration_row(mut row: Row) -> Result<IterationRow, Fault> {
     })
 }
 
-fn number_if_any(column: &str, row: &mut Row) -> Result<Option<i64>, Fault> {
+pub(crate) fn number_if_any(column: &str, row: &mut Row) -> Result<Option<i64>, Fault> {
     match row.next() {
         Some(Value::Number(number)) => Ok(Some(number)),
         Some(Value::Null) => Ok(None),
@@ -489,11 +519,11 @@ fn number_if_any(column: &str, row: &mut Row) -> Result<Option<i64>, Fault> {
     }
 }
 
-fn number(column: &str, row: &mut Row) -> Result<i64, Fault> {
+pub(crate) fn number(column: &str, row: &mut Row) -> Result<i64, Fault> {
     number_if_any(column, row)?.ok_or_else(|| Fault::undecodable(column, &Value::Null))
 }
 
-fn text_if_any(column: &str, row: &mut Row) -> Result<Option<String>, Fault> {
+pub(crate) fn text_if_any(column: &str, row: &mut Row) -> Result<Option<String>, Fault> {
     match row.next() {
         Some(Value::Text(text)) => Ok(Some(text)),
         Some(Value::Null) => Ok(None),
@@ -501,16 +531,16 @@ fn text_if_any(column: &str, row: &mut Row) -> Result<Option<String>, Fault> {
     }
 }
 
-fn text(column: &str, row: &mut Row) -> Result<String, Fault> {
+pub(crate) fn text(column: &str, row: &mut Row) -> Result<String, Fault> {
     text_if_any(column, row)?.ok_or_else(|| Fault::undecodable(column, &Value::Null))
 }
 
-fn timestamp_if_any(column: &str, row: &mut Row) -> Result<Option<Timestamp>, Fault> {
+pub(crate) fn timestamp_if_any(column: &str, row: &mut Row) -> Result<Option<Timestamp>, Fault> {
     let read = |text: String| time::from_sql(&text).ok_or_else(|| Fault::undecodable(column, &text));
     text_if_any(column, row)?.map(read).transpose()
 }
 
-fn timestamp(column: &str, row: &mut Row) -> Result<Timestamp, Fault> {
+pub(crate) fn timestamp(column: &str, row: &mut Row) -> Result<Timestamp, Fault> {
     timestamp_if_any(column, row)?.ok_or_else(|| Fault::undecodable(column, &Value::Null))
 }
 
@@ -528,7 +558,7 @@ fn way(text: &str) -> Result<Way, Fault> {
         .ok_or_else(|| Fault::undecodable("direction", &text))
 }
 
-fn operation_kind(text: &str) -> Result<OperationKind, Fault> {
+pub(crate) fn operation_kind(text: &str) -> Result<OperationKind, Fault> {
     [OperationKind::Create, OperationKind::Update, OperationKind::Delete]
         .into_iter()
         .find(|kind| kind.as_str() == text)

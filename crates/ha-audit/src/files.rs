@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{Access, FlockOperation};
 
 /// Is a file system call that failed.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +130,16 @@ fn flock(file: &File, path: &Path, operation: FlockOperation) -> Result<bool, Fi
 pub(crate) fn is_removed(file: &File, path: &Path) -> Result<bool, FileError> {
     let metadata = file.metadata().map_err(|source| FileError::new("read metadata", path, source))?;
     Ok(metadata.nlink() == 0)
+}
+
+/// Tells whether something is there, following links.
+pub(crate) fn exists(path: &Path) -> bool {
+    rustix::fs::access(path, Access::EXISTS).is_ok()
+}
+
+/// Tells whether this process may write to it.
+pub(crate) fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, Access::WRITE_OK).is_ok()
 }
 
 /// Tells whether a file system may be shared between hosts, or has no coherent shared memory: SQLite's WAL cannot

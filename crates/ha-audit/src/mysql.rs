@@ -6,12 +6,14 @@
 mod connect;
 mod migrate;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::error::BoxDynError;
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlDatabaseError, MySqlRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Connection, Row as _};
+use sqlx::{Arguments as _, AssertSqlSafe, Connection, Row as _, SqlSafeStr};
 
 use crate::batch::{self, Arguments, Batch, Batches, Limits};
 use crate::database::{Access, Done, Fault, FaultKind, Row, Value};
@@ -51,6 +53,10 @@ pub(crate) struct Mysql {
     /// The INSERT statement of a full batch; it stays prepared.
     insert_full: Arc<str>,
 }
+
+/// Is a piece of work under way. It is boxed, and not that of an async closure: of such the compiler cannot tell that
+/// they are `Send`, which the readers of a server must be.
+type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'a>>;
 
 /// Says that a server stopped in the midst of a statement.
 #[derive(Debug, thiserror::Error)]
@@ -101,15 +107,24 @@ impl Mysql {
 
     pub(crate) async fn execute(&mut self, sql: &'static str, values: &[Value]) -> Result<Done, Fault> {
         let arguments = arguments(values).map_err(fault)?;
-        let done =
-            self.run(async |connection| sqlx::query_with(sql, arguments.clone()).execute(connection).await).await?;
+        let done = self
+            .run(|connection| {
+                let arguments = arguments.clone();
+                Box::pin(async move { sqlx::query_with(sql, arguments).execute(connection).await })
+            })
+            .await?;
         Ok(Done { rows: done.rows_affected(), inserted_id: done.last_insert_id().cast_signed() })
     }
 
-    pub(crate) async fn fetch(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Fault> {
+    pub(crate) async fn fetch(&mut self, sql: impl SqlSafeStr, values: &[Value]) -> Result<Vec<Row>, Fault> {
         let arguments = arguments(values).map_err(fault)?;
-        let rows =
-            self.run(async |connection| sqlx::query_with(sql, arguments.clone()).fetch_all(connection).await).await?;
+        let sql = sql.into_sql_str();
+        let rows = self
+            .run(|connection| {
+                let (sql, arguments) = (sql.clone(), arguments.clone());
+                Box::pin(async move { sqlx::query_with(sql, arguments).fetch_all(connection).await })
+            })
+            .await?;
         rows.iter().map(row_values).collect::<Result<_, _>>().map_err(fault)
     }
 
@@ -134,9 +149,9 @@ impl Mysql {
         }
         let full = rows == ROWS;
         let statement = if full { Arc::clone(&self.insert_full) } else { batch::insert_statement(rows, INSERT_END) };
-        self.run(async |connection| {
-            let statement = AssertSqlSafe(Arc::clone(&statement));
-            sqlx::query_with(statement, arguments.clone()).persistent(full).execute(connection).await
+        self.run(|connection| {
+            let (statement, arguments) = (AssertSqlSafe(Arc::clone(&statement)), arguments.clone());
+            Box::pin(async move { sqlx::query_with(statement, arguments).persistent(full).execute(connection).await })
         })
         .await
         .map(|_| ())
@@ -161,7 +176,7 @@ impl Mysql {
     /// pause when another transaction was in the way.
     async fn run<T>(
         &mut self,
-        mut work: impl AsyncFnMut(&mut MySqlConnection) -> Result<T, sqlx::Error>,
+        mut work: impl for<'a> FnMut(&'a mut MySqlConnection) -> Work<'a, T>,
     ) -> Result<T, Fault> {
         let mut lost = false;
         let mut retries = 0;

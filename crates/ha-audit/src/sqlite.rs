@@ -9,7 +9,8 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{
-    Arguments as _, AssertSqlSafe, ConnectOptions, Connection, Decode, Row as _, Sqlite as Driver, TypeInfo, ValueRef,
+    Arguments as _, AssertSqlSafe, ConnectOptions, Connection, Decode, Row as _, SqlSafeStr, Sqlite as Driver,
+    TypeInfo, ValueRef,
 };
 
 use crate::batch::{self, Arguments, Batch, Batches, Limits};
@@ -28,16 +29,19 @@ const CHECKPOINT_PAGES: &str = "10000";
 /// What of the WAL stays on disk when nothing is in it.
 const WAL_KEPT_BYTES: &str = "4194304";
 /// What brings the schema from one version to the next.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/sqlite/0001_plan.sql"),
     include_str!("../migrations/sqlite/0002_runs.sql"),
     include_str!("../migrations/sqlite/0003_direction.sql"),
+    include_str!("../migrations/sqlite/0004_dashboard.sql"),
 ];
 const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 #[derive(Debug)]
 pub(crate) struct Sqlite {
     connection: SqliteConnection,
+    /// Whether the file is read as one that does not change.
+    immutable: bool,
     /// The INSERT statement of a full batch; it stays prepared.
     insert_full: Arc<str>,
 }
@@ -62,13 +66,15 @@ impl Sqlite {
             let retryable = is_retryable(&error);
             StoreError::Unreachable { database: path.display().to_string(), retryable, source: cause(error) }
         };
+        let immutable = access == Access::Read && needs_no_lock(path);
         let mut options = SqliteConnectOptions::new()
             .filename(path)
             .foreign_keys(true)
             .busy_timeout(busy_timeout)
             .read_only(access == Access::Read)
+            .immutable(immutable)
             .create_if_missing(access == Access::Write)
-            .statement_cache_capacity(16)
+            .statement_cache_capacity(32)
             .disable_statement_logging();
         if access == Access::Write {
             let directory = match path.parent() {
@@ -86,7 +92,8 @@ impl Sqlite {
             };
         }
         let connection = options.connect().await.map_err(unreachable)?;
-        let mut database = Self { connection, insert_full: batch::insert_statement(LIMITS.rows, INSERT_END) };
+        let insert_full = batch::insert_statement(LIMITS.rows, INSERT_END);
+        let mut database = Self { connection, immutable, insert_full };
         let mut found = schema_version(&mut database.connection).await.map_err(unreachable)?;
         if access == Access::Write && found < NEWEST {
             found = database.migrate().await.map_err(|error| StoreError::Migrate {
@@ -99,6 +106,11 @@ impl Sqlite {
             return Err(StoreError::Schema { database: path.display().to_string(), found, needed: NEWEST });
         }
         Ok(database)
+    }
+
+    /// Tells whether it can be asked again later: not when it is read as a file that does not change.
+    pub(crate) fn lasts(&self) -> bool {
+        !self.immutable
     }
 
     /// Closes the file and waits until that is done.
@@ -136,7 +148,7 @@ impl Sqlite {
         Ok(Done { rows: done.rows_affected(), inserted_id: done.last_insert_rowid() })
     }
 
-    pub(crate) async fn fetch(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Fault> {
+    pub(crate) async fn fetch(&mut self, sql: impl SqlSafeStr, values: &[Value]) -> Result<Vec<Row>, Fault> {
         let arguments = arguments(values).map_err(fault)?;
         let rows = sqlx::query_with(sql, arguments).fetch_all(&mut self.connection).await.map_err(fault)?;
         rows.iter().map(row_values).collect::<Result<_, _>>().map_err(fault)
@@ -164,6 +176,20 @@ impl Sqlite {
         }
         Ok(())
     }
+}
+
+/// Tells whether a database in WAL mode lies where its reader may not make the files that readers share with writers,
+/// and no writer has made them: then nobody writes, and it is read as a file that does not change
+/// (<https://www.sqlite.org/wal.html#read_only_databases>). Should a writer come meanwhile, an answer may be wrong or
+/// an error; who asks in this way does not keep the connection.
+fn needs_no_lock(path: &Path) -> bool {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        files::exists(Path::new(&name))
+    };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    !files::is_writable(directory) && !beside("-wal") && !beside("-shm") && !beside("-journal")
 }
 
 impl Arguments for SqliteArguments {

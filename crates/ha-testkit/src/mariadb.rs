@@ -68,7 +68,9 @@ impl Server {
         command
             .arg("--no-defaults")
             .args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
-            .arg(format!("--datadir={}", directory.path().join("data").display()));
+            .arg(format!("--datadir={}", directory.path().join("data").display()))
+            // several at once disturb each other's temporary tables in a common one
+            .env("TMPDIR", directory.path());
         if rustix::process::geteuid().is_root() {
             command.arg("--user=root");
         }

@@ -263,7 +263,7 @@ fn options(dsn: &MysqlDsn, address: &Address) -> Result<MySqlConnectOptions, Fai
         .pipes_as_concat(false)
         .no_engine_substitution(false)
         .timezone(None)
-        .statement_cache_capacity(16)
+        .statement_cache_capacity(32)
         .disable_statement_logging();
     // an empty one is none: the driver would scramble it
     if let Some(password) = dsn.password.as_deref().filter(|password| !password.is_empty()) {
@@ -307,6 +307,8 @@ async fn prepare(connection: &mut MySqlConnection, access: Access) -> Result<Pre
     sqlx::raw_sql(session).execute(&mut *connection).await?;
     if access == Access::Read {
         sqlx::raw_sql("SET SESSION TRANSACTION READ ONLY").execute(&mut *connection).await?;
+        // rows come in the order of the index that is read, which `query::Session::paths` goes by
+        sqlx::raw_sql("SET SESSION optimizer_switch = 'mrr=off'").execute(&mut *connection).await?;
     }
     let facts = "SELECT CAST(VERSION() AS CHAR), CAST(@@max_allowed_packet AS SIGNED), \
                  (SELECT CAST(MAX(COLLATION_NAME) AS CHAR) FROM information_schema.COLLATIONS \

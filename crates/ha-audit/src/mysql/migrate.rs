@@ -27,10 +27,10 @@ fn statements() -> impl Iterator<Item = &'static str> {
 
 impl Mysql {
     /// Brings the schema from version `found` to this program's, and returns the one that it has then.
-    pub(super) async fn migrate(&mut self, found: i64, collation: &str) -> Result<i64, Fault> {
+    pub(super) async fn migrate(&mut self, found: i64, collation: &'static str) -> Result<i64, Fault> {
         let patience = std::mem::replace(&mut self.statement_timeout, TIMEOUT);
         let wait = self.connect_timeout.as_secs().clamp(1, 60);
-        let migrated = self.run(async |connection| migrate(connection, found, collation, wait).await).await;
+        let migrated = self.run(|connection| Box::pin(migrate(connection, found, collation, wait))).await;
         self.statement_timeout = patience;
         migrated?.ok_or_else(|| Fault {
             kind: FaultKind::Passing,
@@ -42,7 +42,7 @@ impl Mysql {
 async fn migrate(
     connection: &mut MySqlConnection,
     found: i64,
-    collation: &str,
+    collation: &'static str,
     wait: u64,
 ) -> Result<Option<i64>, sqlx::Error> {
     // Keeps others from doing the same work at once. A cluster has no such lock among its nodes, and may refuse it: then
