@@ -12,7 +12,7 @@ use ha_sync_fs::{Dir, FsError};
 use rustix::io::Errno;
 
 use super::metadata::Wanted;
-use super::{Done, Executor, OperationError, Place, discard, entry_of, occupied};
+use super::{Done, Executor, OperationError, Place, discard, entry_of, occupied, unstage};
 use crate::job::Fsync;
 use crate::tally::lock;
 
@@ -24,11 +24,21 @@ impl Executor<'_> {
         planned: &Planned,
         temporary: &[u8],
     ) -> Result<Entry, OperationError> {
-        let staged = place.destination.find(temporary)?.ok_or(OperationError::Changed)?;
-        if staged.size > content::SMALL && !self.is_in_place(place)? {
-            discard(&place.destination, temporary, staged.inode);
-            return Err(OperationError::Moved);
-        }
+        let checked = self.retry(|| {
+            let staged = place.destination.find(temporary)?;
+            let is_long = staged.as_ref().is_some_and(|staged| staged.size > content::SMALL);
+            let in_place = !is_long || self.is_in_place(place)?;
+            Ok((staged, in_place))
+        });
+        let staged = match checked {
+            Ok((Some(staged), true)) => staged,
+            Ok((None, _)) => return Err(OperationError::Changed),
+            other => {
+                // Ours: nothing was exchanged yet.
+                unstage(&place.destination, temporary);
+                return Err(other.map_or_else(OperationError::from, |_| OperationError::Moved));
+            }
+        };
         let result = match &planned.destination {
             None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
             Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
