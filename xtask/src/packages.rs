@@ -29,6 +29,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("sqlite3", "reads the audit store from outside"),
     ("strace", "fails the n-th system call of the real binary"),
     ("tar", "extracts the Longhorn fixtures with their holes"),
+    ("unison", "a peer in comparisons"),
     ("util-linux", "findmnt, flock, losetup"),
     ("xfsprogs", "mkfs.xfs: a real xfs"),
     ("zstd", "extracts the Longhorn fixtures"),
