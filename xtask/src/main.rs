@@ -16,7 +16,7 @@ usage: cargo xtask <command>
 
   demo             the main job from end to end, on two folders made from files of this repository
   test             what CI runs: packages, formatting, clippy, Cargo.lock, every test
-  bench [options]  ours, rsync, rclone and cp in turn (--help lists the options); needs root
+  bench [options]  ours, unison, rsync, rclone and cp in turn (--help lists the options); needs root
 ";
 
 fn main() -> ExitCode {

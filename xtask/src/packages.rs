@@ -21,6 +21,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("rsync", "a peer in comparisons, and a client for the FUSE file system of the tests"),
     ("sqlite3", "reads the audit store from outside"),
     ("strace", "fails the n-th system call of the real binary"),
+    ("unison", "a peer in comparisons"),
     ("util-linux", "findmnt, flock, losetup"),
     ("xfsprogs", "mkfs.xfs: a real xfs"),
 ];

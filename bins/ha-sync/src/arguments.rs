@@ -13,15 +13,19 @@ use ha_cli::environment;
 use ha_cli::failure::{Failure, FailureKind};
 use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
+use ha_sync_core::name::PairName;
+use ha_sync_core::reconcile::ConflictPolicy;
 use ha_sync_engine::Mode;
 
+use crate::run::TWO_WAY;
 use crate::settings::StatusSettings;
 use crate::settings::{BaselineSettings, BaselineWork, ConflictsSettings, DiffSettings, PairSettings, Resolution};
 use crate::settings::{
-    Compare, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
+    Compare, Delete, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
 };
-use definition::{Command, Definition, LogArguments, ManArguments, OutputArguments, PruneArguments, RecordsArguments};
-use definition::{RestoreArguments, RunArguments};
+use definition::{Command, CompareArguments, Definition, KeptArguments, LimitArguments, LockArguments, LogArguments};
+use definition::{ManArguments, OutputArguments, PruneArguments, RecordsArguments, ReportArguments, RestoreArguments};
+use definition::{RunArguments, SafetyArguments, SpeedArguments, TwoWayArguments};
 use pair::{BaselineArguments, BaselineCommand, ConflictsArguments, ConflictsCommand, DiffArguments, ForgetArguments};
 use pair::{PairArguments, ResolveArguments, ShowArguments, StatusArguments, VerifyArguments};
 
@@ -30,7 +34,7 @@ pub(crate) use definition::command;
 /// Is what a command line asks for.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// A one-way run.
+    /// A run, one-way or two-way.
     Run(Box<Settings>),
     /// The trash.
     Restore(RestoreSettings),
@@ -93,6 +97,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
     }
     match subcommand {
         None => Ok(Request::Run(Box::new(run_settings(run, below)?))),
+        Some(Command::TwoWay(arguments)) => Ok(Request::Run(Box::new(two_way_settings(*arguments, below)?))),
         Some(Command::Restore(arguments)) => Ok(Request::Restore(restore_settings(arguments))),
         Some(Command::Prune(arguments)) => Ok(Request::Prune(prune_settings(arguments, below)?)),
         Some(Command::Status(arguments)) => Ok(Request::Status(status_settings(arguments, below))),
@@ -130,7 +135,6 @@ pub(crate) fn show(text: &clap::Error) -> io::Result<()> {
 }
 
 fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Settings, Failure> {
-    let filters = filters(matches);
     // Everything is named, so that a new flag cannot be forgotten here.
     let RunArguments {
         src,
@@ -140,58 +144,79 @@ fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Setting
         dry_run,
         hard_links,
         cross_mounts,
-        mtime_threshold,
-        checksum,
-        exclude: _,
-        include: _,
+        compare,
         delete_missing,
         delete_excluded,
-        max_delete,
-        keep_replaced,
-        approve,
-        allow_empty_root,
-        allow_missing_mounts,
-        allow_clock_skew,
-        require_mount,
-        check_access,
-        min_free,
+        limits,
+        safety,
         lock,
-        lock_wait,
-        lock_ttl,
-        skip_if_locked,
         records,
-        log_retain_days,
-        audit_md5,
-        workers,
-        walkers,
-        fsync,
+        kept,
+        speed,
         output,
-        log_format,
-        verbose,
-        quiet,
+        report,
     } = arguments;
     // clap has already demanded them; a subcommand alone does without.
     let (Some(src), Some(dest), Some(pair)) = (src, dest, pair) else {
         return Err(Failure::new(FailureKind::Usage, "required but missing: --src, --dest, --pair"));
     };
-    if verbose && quiet {
-        return Err(Failure::new(FailureKind::Usage, "--verbose cannot go with --quiet").hint("ha-sync --help"));
-    }
-    Ok(Settings {
+    let shared = Shared { compare, limits, safety, lock, records, kept, speed, output, report };
+    let settings = Settings {
         mode: Mode::OneWay,
-        only: None,
         src,
         dest,
-        pair,
         direction,
-        records: records_settings(records, matches),
-        log_retain_days,
-        compare: Compare { mtime_threshold, checksum, hard_links, cross_mounts },
-        filters,
+        dry_run,
         delete: delete_missing,
         delete_excluded,
-        safety: Safety {
-            max_delete,
+        ..shared.settings(pair, cross_mounts, matches)?
+    };
+    Ok(Settings { compare: Compare { hard_links, ..settings.compare }, ..settings })
+}
+
+fn two_way_settings(arguments: TwoWayArguments, matches: &ArgMatches) -> Result<Settings, Failure> {
+    let TwoWayArguments {
+        a,
+        b,
+        pair,
+        conflict,
+        dry_run,
+        cross_mounts,
+        compare,
+        limits,
+        safety,
+        lock,
+        records,
+        kept,
+        speed,
+        output,
+        report,
+    } = arguments;
+    let shared = Shared { compare, limits, safety, lock, records, kept, speed, output, report };
+    let settings = shared.settings(pair, cross_mounts, matches)?;
+    Ok(Settings { mode: Mode::TwoWay(conflict.into()), src: a, dest: b, dry_run, ..settings })
+}
+
+/// Is the flags that both modes have.
+struct Shared {
+    compare: CompareArguments,
+    limits: LimitArguments,
+    safety: SafetyArguments,
+    lock: LockArguments,
+    records: RecordsArguments,
+    kept: KeptArguments,
+    speed: SpeedArguments,
+    output: OutputArguments,
+    report: ReportArguments,
+}
+
+impl Shared {
+    /// Returns the settings of a two-way run, without its roots.
+    fn settings(self, pair: PairName, cross_mounts: bool, matches: &ArgMatches) -> Result<Settings, Failure> {
+        let Self { compare, limits, safety, lock, records, kept, speed, output, report } = self;
+        let CompareArguments { mtime_threshold, checksum, exclude: _, include: _ } = compare;
+        let LimitArguments { max_delete, keep_replaced } = limits;
+        let SafetyArguments {
             approve,
             allow_empty_root,
             allow_missing_mounts,
@@ -199,16 +224,48 @@ fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Setting
             require_mount,
             check_access,
             min_free,
-        },
-        keep_replaced_days: keep_replaced,
-        fsync,
-        audit_md5,
-        lock: Lock { kind: lock, wait: lock_wait, ttl: lock_ttl, skip_if_locked },
-        walkers,
-        workers,
-        dry_run,
-        output: Output { format: output.output, log_format, verbose, quiet },
-    })
+        } = safety;
+        let LockArguments { lock, lock_wait, lock_ttl, skip_if_locked } = lock;
+        let KeptArguments { log_retain_days, audit_md5 } = kept;
+        let SpeedArguments { workers, walkers, fsync } = speed;
+        let ReportArguments { log_format, verbose, quiet } = report;
+        if verbose && quiet {
+            return Err(Failure::new(FailureKind::Usage, "--verbose cannot go with --quiet").hint("ha-sync --help"));
+        }
+        let direction = TWO_WAY.parse().map_err(|error| Failure::from_error(FailureKind::Usage, &error))?;
+        Ok(Settings {
+            mode: Mode::TwoWay(ConflictPolicy::Newest),
+            only: None,
+            src: Default::default(),
+            dest: Default::default(),
+            pair,
+            direction,
+            records: records_settings(records, matches),
+            log_retain_days,
+            compare: Compare { mtime_threshold, checksum, hard_links: false, cross_mounts },
+            filters: filters(matches),
+            delete: Delete::Off,
+            delete_excluded: false,
+            safety: Safety {
+                max_delete,
+                approve,
+                allow_empty_root,
+                allow_missing_mounts,
+                allow_clock_skew,
+                require_mount,
+                check_access,
+                min_free,
+            },
+            keep_replaced_days: keep_replaced,
+            fsync,
+            audit_md5,
+            lock: Lock { kind: lock, wait: lock_wait, ttl: lock_ttl, skip_if_locked },
+            walkers,
+            workers,
+            dry_run: false,
+            output: Output { format: output.output, log_format, verbose, quiet },
+        })
+    }
 }
 
 fn restore_settings(arguments: RestoreArguments) -> RestoreSettings {

@@ -1,4 +1,4 @@
-//! A one-way run: lock, records, engine, summary.
+//! A run, one-way or two-way: lock, records, engine, summary.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -41,6 +41,9 @@ use crate::{records, signals};
 
 /// A flush of more operations may take longer than a stopped run should; its log waits for the next one.
 const QUICKLY_FLUSHED: u64 = 1_000_000;
+
+/// Is the direction of the iteration of a two-way run.
+pub(crate) const TWO_WAY: &str = "two-way";
 
 /// Tells the time in milliseconds, as records keep it.
 pub(crate) fn now() -> Timestamp {
@@ -219,7 +222,7 @@ impl Run<'_> {
         let began = || {
             has_begun.set(true);
             let mut state = state.clone();
-            state.began(&self.settings.src, &self.settings.dest);
+            self.began(&mut state);
             state.save(&self.log_directory, pair).map_err(|error| error.to_string())
         };
         let baseline = Baseline::file(&self.log_directory, pair);
@@ -245,7 +248,7 @@ impl Run<'_> {
             None => ha_sync_engine::run(&self.job, &environment),
         };
         if has_begun.get() {
-            state.began(&self.settings.src, &self.settings.dest);
+            self.began(&mut state);
         }
         let outcome = outcome(&result);
         let already_current = self.already_current(&result);
@@ -309,6 +312,9 @@ impl Run<'_> {
                 state.interrupted(&source, &destination, left.directories.iter().cloned());
                 if !left.directories.is_empty() || !operations.is_empty() {
                     state.began(&source, &destination);
+                    if header.direction.as_str() == TWO_WAY {
+                        state.began(&destination, &source);
+                    }
                 }
                 state.save(&self.log_directory, &self.settings.pair).or_failure(FailureKind::Failed)?;
             }
@@ -453,11 +459,30 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the folder of what this run replaced and deleted.
+    /// Returns the folders of what this run replaced and deleted, in a two-way run up to one at each root.
     fn trash(&self, outcome: &Outcome) -> Option<String> {
         let changed = outcome.counts.files_updated + outcome.counts.files_deleted > 0;
-        let path = self.settings.dest.join(".ha-sync/trash").join(self.iteration.run_id.as_str());
-        (changed && !self.settings.dry_run && ha_sync_fs::local::is_directory(&path)).then(|| printable_path(&path))
+        if !changed || self.settings.dry_run {
+            return None;
+        }
+        let folder = |root: &PathBuf| root.join(".ha-sync/trash").join(self.iteration.run_id.as_str());
+        let roots = [&self.settings.src, &self.settings.dest];
+        let folders: Vec<String> = roots
+            .into_iter()
+            .skip(usize::from(!self.job.is_two_way()))
+            .map(folder)
+            .filter(|path| ha_sync_fs::local::is_directory(path))
+            .map(|path| printable_path(&path))
+            .collect();
+        (!folders.is_empty()).then(|| folders.join(", "))
+    }
+
+    /// Notes that the pair has run: a two-way run goes in both directions.
+    fn began(&self, state: &mut PairState) {
+        state.began(&self.settings.src, &self.settings.dest);
+        if self.job.is_two_way() {
+            state.began(&self.settings.dest, &self.settings.src);
+        }
     }
 
     fn exit(&self, result: Result<Finished, RunError>, outcome: &Outcome) -> Result<ExitCode, Failure> {

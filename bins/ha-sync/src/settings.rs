@@ -9,6 +9,7 @@ use ha_cli::summary::OutputFormat;
 use ha_cli::value::Amount;
 use ha_sync_core::name::{Direction, PairName, RunId};
 use ha_sync_core::path::RelPath;
+use ha_sync_core::reconcile::ConflictPolicy;
 use ha_sync_engine::Mode;
 
 /// Is everything that a run needs to know.
@@ -56,6 +57,33 @@ pub(crate) struct Settings {
     pub(crate) dry_run: bool,
     /// How the run is told.
     pub(crate) output: Output,
+}
+
+/// Says what becomes of a path that both sides changed differently (`--conflict`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Conflict {
+    /// The newer version wins, the other goes to the trash.
+    Newest,
+    /// The newer version wins, the other is kept beside it under another name, on both sides.
+    KeepBoth,
+    /// A's version wins.
+    PreferA,
+    /// B's version wins.
+    PreferB,
+    /// Both stay as they are, and the run exits with 3.
+    Skip,
+}
+
+impl From<Conflict> for ConflictPolicy {
+    fn from(conflict: Conflict) -> Self {
+        match conflict {
+            Conflict::Newest => Self::Newest,
+            Conflict::KeepBoth => Self::KeepBoth,
+            Conflict::PreferA => Self::PreferA,
+            Conflict::PreferB => Self::PreferB,
+            Conflict::Skip => Self::Skip,
+        }
+    }
 }
 
 /// Says where a run's records are.

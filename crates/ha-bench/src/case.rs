@@ -33,6 +33,8 @@ pub(crate) enum Goal {
     Wall { of: Tool, most: f64 },
     /// Peak memory in MiB.
     Memory { most: f64 },
+    /// Peak memory as a part of another tool's.
+    Peak { of: Tool, most: f64 },
     /// Wall time in seconds.
     Seconds { most: f64 },
 }
@@ -65,7 +67,7 @@ const MANY: Shape = Shape { files: 200_000, directories: 4_000, mean: 2_048 };
 const GIB: u64 = 1 << 30;
 
 pub(crate) fn all() -> Vec<Case> {
-    use Tool::{Cp, Ours, OursDelete, Rclone, Rsync};
+    use Tool::{Cp, Ours, OursDelete, OursTwoWay, Rclone, Rsync, Unison};
     let base = || Case {
         name: "nochange-200k",
         what: "200,000 files (2 KB mean, exponential, at most 8 KB) in 4,000 directories on both sides, nothing changed, warm",
@@ -86,7 +88,44 @@ pub(crate) fn all() -> Vec<Case> {
         timeout: 900,
         verify: false,
     };
+    let two_way = || Case {
+        tools: &[OursTwoWay],
+        subject: OursTwoWay,
+        goals: &[Goal::Memory { most: 96.0 }],
+        most_runs: 1,
+        ..base()
+    };
     vec![
+        Case {
+            name: "two-way-nochange-200k",
+            what: "the same 200,000 files on both sides, kept in step both ways, nothing changed, warm",
+            tools: &[OursTwoWay, Unison],
+            goals: &[Goal::Wall { of: Unison, most: 0.5 }, Goal::Peak { of: Unison, most: 0.2 }],
+            most_runs: u32::MAX,
+            ..two_way()
+        },
+        Case {
+            name: "two-way-100k",
+            what: "100,000 files (empty) in 20,000 directories on both sides, both ways, nothing changed; memory only",
+            data: Data::Tree(Shape { files: 100_000, directories: 20_000, mean: 0 }),
+            used: GIB,
+            ..two_way()
+        },
+        Case {
+            name: "two-way-300k",
+            what: "300,000 files (empty) in 20,000 directories on both sides, both ways, nothing changed; memory only",
+            data: Data::Tree(Shape { files: 300_000, directories: 20_000, mean: 0 }),
+            used: GIB,
+            ..two_way()
+        },
+        Case {
+            name: "two-way-1m",
+            what: "1,000,000 files (empty) in 20,000 directories on both sides, both ways, nothing changed; memory only",
+            data: Data::Tree(Shape { files: 1_000_000, directories: 20_000, mean: 0 }),
+            size: 16 * GIB,
+            used: GIB,
+            ..two_way()
+        },
         base(),
         Case {
             name: "nochange-1m",

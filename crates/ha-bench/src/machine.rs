@@ -55,6 +55,7 @@ pub(crate) fn versions(ours: &Path) -> Vec<(&'static str, String)> {
     vec![
         ("ha-sync", first_line(&ours.display().to_string(), &["--version"])),
         ("rsync", first_line("rsync", &["--version"])),
+        ("unison", first_line("unison", &["-version"])),
         ("rclone", first_line("rclone", &["version"])),
         ("cp", first_line("cp", &["--version"])),
     ]

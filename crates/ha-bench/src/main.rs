@@ -1,4 +1,4 @@
-//! Ours, rsync, rclone and cp in turn, on fresh file systems, in one run; prints a Markdown report.
+//! Ours, unison, rsync, rclone and cp in turn, on fresh file systems, in one run; prints a Markdown report.
 #![allow(clippy::disallowed_methods, reason = "a program of the project, not of the product")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints its report and its progress")]
 
@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Measured runs of each tool in each case; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) runs: u32,
-    /// Only these tools: ours, rsync, rclone, cp; separated by commas.
+    /// Only these tools: ours, unison, rsync, rclone, cp; separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub(crate) tools: Vec<String>,
     /// Where the images of the file systems lie; else /dev/shm where it and the memory have room for a case, else the

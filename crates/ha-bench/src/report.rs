@@ -63,6 +63,12 @@ impl CaseResult {
                 format!("peak memory ≤ {most} MiB"),
                 subject.and_then(Outcome::peak).map(|peak| (format!("{peak:.1} MiB"), peak <= most)),
             ),
+            Goal::Peak { of, most } => {
+                let reached = subject.and_then(Outcome::peak).zip(self.outcome(of).and_then(Outcome::peak));
+                let ratio = reached.map(|(ours, theirs)| ours / theirs);
+                let words = format!("peak memory ≤ {most} of {}", of.name());
+                (words, ratio.map(|ratio| (format!("{ratio:.2}"), ratio <= most)))
+            }
             Goal::Seconds { most } => (
                 format!("wall ≤ {most} s"),
                 subject.and_then(Outcome::wall).map(|wall| (format!("{wall:.2} s"), wall <= most)),

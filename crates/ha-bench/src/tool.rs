@@ -9,6 +9,9 @@ pub(crate) enum Tool {
     OursDelete,
     /// ha-sync.
     Ours,
+    /// ha-sync two-way.
+    OursTwoWay,
+    Unison,
     Rsync,
     Rclone,
     Cp,
@@ -27,7 +30,8 @@ impl Tool {
     /// The word for `--tools`.
     pub(crate) fn family(self) -> &'static str {
         match self {
-            Self::Ours | Self::OursDelete => "ours",
+            Self::Ours | Self::OursDelete | Self::OursTwoWay => "ours",
+            Self::Unison => "unison",
             Self::Rsync => "rsync",
             Self::Rclone => "rclone",
             Self::Cp => "cp",
@@ -38,6 +42,8 @@ impl Tool {
         match self {
             Self::OursDelete => "ha-sync --delete-missing",
             Self::Ours => "ha-sync",
+            Self::OursTwoWay => "ha-sync two-way",
+            Self::Unison => "unison -batch -fastcheck true",
             Self::Rsync => "rsync -a --delete",
             Self::Rclone => "rclone sync --links",
             Self::Cp => "cp -a",
@@ -48,6 +54,28 @@ impl Tool {
         let path = |path: &Path, end: &str| format!("{}{end}", path.display());
         let (source, destination) = (sides.source, sides.destination);
         let mut words = match self {
+            Self::OursTwoWay => vec![
+                path(sides.ours, ""),
+                "two-way".to_owned(),
+                "--a".to_owned(),
+                path(source, ""),
+                "--b".to_owned(),
+                path(destination, ""),
+                "--pair".to_owned(),
+                sides.pair.to_owned(),
+                "--log-dir".to_owned(),
+                path(sides.logs, ""),
+            ],
+            // What ours keeps, too: times, owners, permissions.
+            Self::Unison => ["unison", "SOURCE", "DESTINATION", "-batch", "-fastcheck", "true", "-silent", "-times"]
+                .into_iter()
+                .chain(["-owner", "-group", "-numericids", "-perms", "-1"])
+                .map(|word| match word {
+                    "SOURCE" => path(source, ""),
+                    "DESTINATION" => path(destination, ""),
+                    word => word.to_owned(),
+                })
+                .collect(),
             Self::Ours | Self::OursDelete => vec![
                 path(sides.ours, ""),
                 "--src".to_owned(),

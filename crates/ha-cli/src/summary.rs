@@ -189,7 +189,9 @@ fn to_json(value: &impl Serialize) -> io::Result<String> {
 /// Returns the line of a plan: the operation, the path, and in brackets why.
 fn planned(operation: &Operation) -> String {
     let kind = operation.operation.as_str();
-    let mut line = format!("{kind}  {}", printable(&operation.filepath));
+    // In a two-way run, first which way it goes.
+    let way = operation.direction.map(|way| format!("{}  ", way.as_str())).unwrap_or_default();
+    let mut line = format!("{way}{kind}  {}", printable(&operation.filepath));
     let notes = match operation.status {
         OperationStatus::Success => operation.reason.as_deref(),
         OperationStatus::Fail => operation.error_message.as_deref().or(operation.reason.as_deref()),

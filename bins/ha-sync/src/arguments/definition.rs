@@ -13,7 +13,7 @@ use ha_cli::value::{self, Amount, ValueError};
 use ha_sync_core::name::{Direction, PairName, RunId};
 
 use super::pair::{BaselineArguments, ConflictsArguments, DiffArguments, StatusArguments};
-use crate::settings::{AuditMd5, Delete, Fsync, LockKind};
+use crate::settings::{AuditMd5, Conflict, Delete, Fsync, LockKind};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +27,9 @@ Examples:
   Mirror, in a CronJob:
     ha-sync --src=/mnt/dell/media --dest=/mnt/hp/media --pair=media --direction=dell-to-hp \\
         --delete-missing --require-mount --skip-if-locked --log-format=json
+
+  Keep two folders in step both ways:
+    ha-sync two-way --a /mnt/dell/media --b /mnt/hp/media --pair media
 
   Look at what was replaced and deleted, and put a file back:
     ha-sync restore --root /mnt/hp/media
@@ -75,6 +78,7 @@ pub(crate) struct Definition {
 /// What there is beside a run.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    TwoWay(Box<TwoWayArguments>),
     Restore(RestoreArguments),
     Prune(PruneArguments),
     Status(StatusArguments),
@@ -116,23 +120,8 @@ pub(crate) struct RunArguments {
     #[arg(long, help_heading = WHAT)]
     pub(crate) cross_mounts: bool,
 
-    /// Time difference up to which two files count as equally old
-    ///
-    /// Files of equal size within it are compared by content. Seconds, fractions allowed, or with a unit.
-    #[arg(long, value_name = "SECONDS", default_value = "2", help_heading = COMPARE, value_parser = value::seconds)]
-    pub(crate) mtime_threshold: Duration,
-    /// Compare the content of files whose size and time are equal
-    #[arg(long, help_heading = COMPARE)]
-    pub(crate) checksum: bool,
-    /// Leave out what matches; repeatable, the first rule that matches wins
-    ///
-    /// A glob that begins with '/' is anchored at the root. What is left out is neither copied nor deleted. Rules
-    /// count in the order of the command line, together with --include, and before the source's .ha-syncignore.
-    #[arg(long, value_name = "GLOB", help_heading = COMPARE, value_parser = value::glob, allow_hyphen_values = true)]
-    pub(crate) exclude: Vec<String>,
-    /// Keep what matches although a later rule leaves it out; repeatable
-    #[arg(long, value_name = "GLOB", help_heading = COMPARE, value_parser = value::glob, allow_hyphen_values = true)]
-    pub(crate) include: Vec<String>,
+    #[command(flatten)]
+    pub(crate) compare: CompareArguments,
 
     /// Delete what the source does not have: off, on (the flag alone) or strict
     ///
@@ -144,13 +133,119 @@ pub(crate) struct RunArguments {
     /// Delete what is left out by a rule, too
     #[arg(long, help_heading = DELETE)]
     pub(crate) delete_excluded: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
+    #[command(flatten)]
+    pub(crate) safety: SafetyArguments,
+    #[command(flatten)]
+    pub(crate) lock: LockArguments,
+    #[command(flatten)]
+    pub(crate) records: RecordsArguments,
+    #[command(flatten)]
+    pub(crate) kept: KeptArguments,
+    #[command(flatten)]
+    pub(crate) speed: SpeedArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// Keep two folders in step: changes and deletions go both ways
+///
+/// Remembers what both sides last agreed on, so it can tell what was deleted here from what is new there. The first
+/// run deletes nothing. A path that both sides changed is a conflict, and --conflict says what becomes of it. What is
+/// replaced or deleted stays in the trash of its side for a week.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  Show what a run would do, change nothing:
+    ha-sync two-way --a /mnt/dell/media --b /mnt/hp/media --pair media --dry-run
+  Keep both folders in step, in a CronJob:
+    ha-sync two-way --a=/mnt/dell/media --b=/mnt/hp/media --pair=media --require-mount \\
+        --skip-if-locked --log-format=json
+  Keep both versions where both sides changed a file:
+    ha-sync two-way --a /mnt/dell/media --b /mnt/hp/media --pair media --conflict keep-both
+  Undo a run, at each root what it replaced or deleted there:
+    ha-sync restore --root /mnt/hp/media --run 20260413T152357Z-0123abcd --force")]
+pub(crate) struct TwoWayArguments {
+    /// One directory, an absolute path
+    #[arg(long, value_name = "DIR", help_heading = WHAT, value_hint = ValueHint::DirPath,
+        value_parser = absolute_path())]
+    pub(crate) a: PathBuf,
+    /// The other directory, an absolute path
+    #[arg(long, value_name = "DIR", help_heading = WHAT, value_hint = ValueHint::DirPath,
+        value_parser = absolute_path())]
+    pub(crate) b: PathBuf,
+    /// Name of the folder pair, which also names the lock: a-z, 0-9 and '-'
+    #[arg(long, value_name = "NAME", help_heading = WHAT, value_parser = value::parsed::<PairName>)]
+    pub(crate) pair: PairName,
+    /// What becomes of a path that both sides changed differently
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Conflict::Newest, help_heading = WHAT)]
+    pub(crate) conflict: Conflict,
+    /// Print and store what a run would do; copy and delete nothing
+    #[arg(long, help_heading = WHAT)]
+    pub(crate) dry_run: bool,
+    /// Enter other file systems mounted below the roots
+    #[arg(long, help_heading = WHAT)]
+    pub(crate) cross_mounts: bool,
+
+    #[command(flatten)]
+    pub(crate) compare: CompareArguments,
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
+    #[command(flatten)]
+    pub(crate) safety: SafetyArguments,
+    #[command(flatten)]
+    pub(crate) lock: LockArguments,
+    #[command(flatten)]
+    pub(crate) records: RecordsArguments,
+    #[command(flatten)]
+    pub(crate) kept: KeptArguments,
+    #[command(flatten)]
+    pub(crate) speed: SpeedArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// How files are compared, and which take part.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// Time difference up to which two files count as equally old
+    ///
+    /// Files of equal size within it are compared by content. Seconds, fractions allowed, or with a unit.
+    #[arg(long, value_name = "SECONDS", default_value = "2", help_heading = COMPARE, value_parser = value::seconds)]
+    pub(crate) mtime_threshold: Duration,
+    /// Compare the content of files whose size and time are equal
+    #[arg(long, help_heading = COMPARE)]
+    pub(crate) checksum: bool,
+    /// Leave out what matches; repeatable, the first rule that matches wins
+    ///
+    /// A glob that begins with '/' is anchored at the root. What is left out is neither copied nor deleted. Rules
+    /// count in the order of the command line, together with --include, and before .ha-syncignore.
+    #[arg(long, value_name = "GLOB", help_heading = COMPARE, value_parser = value::glob, allow_hyphen_values = true)]
+    pub(crate) exclude: Vec<String>,
+    /// Keep what matches although a later rule leaves it out; repeatable
+    #[arg(long, value_name = "GLOB", help_heading = COMPARE, value_parser = value::glob, allow_hyphen_values = true)]
+    pub(crate) include: Vec<String>,
+}
+
+/// How much may go, and how long it is kept.
+#[derive(Debug, Args)]
+pub(crate) struct LimitArguments {
     /// Halt when more would be deleted: a count or a percentage [default: 25% once more than 20]
     #[arg(long, value_name = "LIMIT", help_heading = DELETE, value_parser = value::count_or_percent)]
     pub(crate) max_delete: Option<Amount>,
     /// Days for which replaced and deleted files stay in the trash; 0 keeps none
     #[arg(long, value_name = "DAYS", default_value = "7", help_heading = DELETE, value_parser = value::days)]
     pub(crate) keep_replaced: u32,
+}
 
+/// What halts a run, and what was allowed.
+#[derive(Debug, Args)]
+pub(crate) struct SafetyArguments {
     /// Let the set of operations through that a halted run printed the id of
     ///
     /// It is let through once, and only if it is still exactly that set.
@@ -175,7 +270,11 @@ pub(crate) struct RunArguments {
     /// Make no copy that leaves less space: a size or a percentage [default: 1GiB or 1%, the smaller]
     #[arg(long, value_name = "SIZE", help_heading = SAFETY, value_parser = value::size_or_percent)]
     pub(crate) min_free: Option<Amount>,
+}
 
+/// How the pair is locked.
+#[derive(Debug, Args)]
+pub(crate) struct LockArguments {
     /// What keeps two runs of a pair apart
     #[arg(long, value_name = "KIND", value_enum, default_value_t = LockKind::Auto, help_heading = LOCK)]
     pub(crate) lock: LockKind,
@@ -189,9 +288,11 @@ pub(crate) struct RunArguments {
     /// Exit with 0, not 4, when another holds the lock
     #[arg(long, help_heading = LOCK)]
     pub(crate) skip_if_locked: bool,
+}
 
-    #[command(flatten)]
-    pub(crate) records: RecordsArguments,
+/// What is kept of a run.
+#[derive(Debug, Args)]
+pub(crate) struct KeptArguments {
     /// Days for which logs that were set aside are kept
     ///
     /// A log that has not reached the database is never deleted by age.
@@ -200,7 +301,11 @@ pub(crate) struct RunArguments {
     /// When MD5 sums of copied files are recorded
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = AuditMd5::Auto, help_heading = RECORDS)]
     pub(crate) audit_md5: AuditMd5,
+}
 
+/// How fast it is, and how durable.
+#[derive(Debug, Args)]
+pub(crate) struct SpeedArguments {
     /// Threads that copy files
     #[arg(long, value_name = "N", default_value = "4", help_heading = SPEED, value_parser = value::threads)]
     pub(crate) workers: usize,
@@ -210,9 +315,11 @@ pub(crate) struct RunArguments {
     /// When written data is made durable
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Fsync::Batch, help_heading = SPEED)]
     pub(crate) fsync: Fsync,
+}
 
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
+/// How a run is told.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
     /// Form of the lines on stderr [default: a bar on a terminal, else text]
     #[arg(long, value_name = "FORMAT", value_enum, help_heading = OUTPUT)]
     pub(crate) log_format: Option<LogFormat>,

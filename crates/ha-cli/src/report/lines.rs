@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ha_sync_core::event::{Event, Phase};
-use ha_sync_core::record::{Iteration, Operation, OperationKind, OperationStatus, Outcome};
+use ha_sync_core::record::{Iteration, Operation, OperationKind, OperationStatus, Outcome, Way};
 use serde::Serialize;
 
 use super::{Mode, Options, printable, timestamp};
@@ -26,6 +26,8 @@ struct Line<'a, T: Serialize> {
 #[derive(Serialize)]
 struct OperationFields<'a> {
     operation: OperationKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction: Option<Way>,
     path: &'a str,
     seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +188,7 @@ impl Lines {
     fn fields<'a>(&self, operation: &'a Operation) -> OperationFields<'a> {
         OperationFields {
             operation: operation.operation,
+            direction: operation.direction,
             path: &operation.filepath,
             seq: operation.seq,
             size_before: operation.size_before,
@@ -236,7 +239,8 @@ impl Drop for Lines {
 
 /// Returns `create a/b (12 bytes, reason)`.
 pub(super) fn done(operation: &Operation) -> String {
-    let mut text = format!("{} {}", operation.operation.as_str(), printable(&operation.filepath));
+    let way = operation.direction.map(|way| format!("{} ", way.as_str())).unwrap_or_default();
+    let mut text = format!("{way}{} {}", operation.operation.as_str(), printable(&operation.filepath));
     let size = match operation.operation {
         OperationKind::Delete => operation.size_before,
         OperationKind::Create | OperationKind::Update => operation.size_after,
