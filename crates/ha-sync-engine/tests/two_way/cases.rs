@@ -12,7 +12,7 @@ use ha_sync_core::record::Status;
 use ha_sync_engine::{Job, Mode, RunError};
 
 use crate::edits::set_time;
-use crate::world::{Ran, START, Trouble, Tree, World};
+use crate::world::{Ran, START, Tree, Trouble, World};
 
 const SECOND: i128 = 1_000_000_000;
 
@@ -103,7 +103,10 @@ fn deletions_and_changes_go_both_ways() {
     world.write(A, "d/x", "older time, and the only change", 5000);
     let mut told = world.run().told();
     told.sort();
-    assert_eq!(told, ["a-to-b delete x", "a-to-b update d/x", "b-to-a delete d/e", "b-to-a delete d/e/x", "b-to-a update y"]);
+    assert_eq!(
+        told,
+        ["a-to-b delete x", "a-to-b update d/x", "b-to-a delete d/e", "b-to-a delete d/e/x", "b-to-a update y"]
+    );
     assert!(world.run().told().is_empty());
     assert_eq!(names(&world.tree(A)), ["d", "d/x", "d/y", "y"]);
     assert_eq!(names(&world.tree(B)), ["d", "d/x", "d/y", "y"]);
