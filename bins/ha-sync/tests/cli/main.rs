@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baseline;
+mod database;
 mod diff;
 mod docs;
 mod dry_run;
@@ -12,6 +13,7 @@ mod halts;
 mod kill;
 mod lacking;
 mod lock;
+mod manifests;
 mod memory;
 mod metadata;
 mod peers;
@@ -56,6 +58,7 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["baseline", "show", "--help"],
         &["baseline", "verify", "--help"],
         &["baseline", "forget", "--help"],
+        &["manifests", "--help"],
         &["completions", "--help"],
         &["man", "--help"],
     ] {
@@ -105,6 +108,7 @@ fn short_help() {
       conflicts    List the conflicts of a pair that nobody has decided, or decide one
       diff         Tell in what two directories differ, and change nothing
       baseline     Show, check or forget what both sides of a pair last agreed on
+      manifests    Make the Kubernetes manifests of a deployment from an inventory
       completions  Print the completions for a shell
       man          Print the manual page, or write all pages to a directory
 
