@@ -100,6 +100,7 @@ fn short_help() {
            ha-sync <COMMAND>
 
     Commands:
+      two-way      Keep two folders in step: changes and deletions go both ways
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
       status       Tell how a pair stands: last runs, open conflicts, trash, and whether its sides are
