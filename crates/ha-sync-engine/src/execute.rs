@@ -126,6 +126,8 @@ struct Done {
     agreed: Option<Agreed>,
     /// Nothing is there any more on either side.
     gone: bool,
+    /// Another shard has done it, and has the record.
+    by_another: bool,
 }
 
 /// Is the open directories of a batch.
@@ -336,6 +338,9 @@ impl<'a> Executor<'a> {
                 operation.md5_after = done.md5_after.or(planned.source_md5).as_ref().map(hex);
                 if self.agreements.is_some() && (done.gone || done.agreed.is_some()) {
                     agreed.push((planned.seq, planned.name.clone(), done.agreed));
+                }
+                if done.by_another {
+                    return true;
                 }
                 if let Action::Rename { from, seq } = &planned.action {
                     records.push(renamed(&operation, from, *seq, planned));

@@ -139,7 +139,13 @@ impl Executor<'_> {
         }
         // A conflict copy is agreed on when both sides have it.
         let agreed = agreed.filter(|_| planned.source_name() == planned.name);
-        Ok(Done { size_after: Some(source.size), md5_after: copied.md5, bytes: copied.bytes, agreed, gone: false })
+        Ok(Done {
+            size_after: Some(source.size),
+            md5_after: copied.md5,
+            bytes: copied.bytes,
+            agreed,
+            ..Done::default()
+        })
     }
 
     /// Copies content and metadata into the temporary file, and names the attributes that both have then. A source
@@ -242,10 +248,18 @@ impl Executor<'_> {
         let source = from.open_child(name)?;
         let path = place.batch.directory.join(name);
         if planned.destination.is_none() {
-            place.destination.make_directory(name).map_err(|error| match error.errno() {
-                Some(Errno::EXIST) => OperationError::from(occupied(&place.destination, name)),
-                _ => error.into(),
-            })?;
+            match place.destination.make_directory(name) {
+                Ok(()) => {}
+                Err(error) if error.errno() == Some(Errno::EXIST) => {
+                    let there = place.destination.find(name)?.filter(Entry::is_directory);
+                    let Some(there) = there.filter(|_| self.job.shard.is_some()) else {
+                        return Err(occupied(&place.destination, name).into());
+                    };
+                    let agreed = self.agree(place, planned, seen, &there, None);
+                    return Ok(Done { agreed, by_another: true, ..Done::default() });
+                }
+                Err(error) => return Err(error.into()),
+            }
             if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
                 // Half-made and new, it would count as newer than the source's for ever.
                 if place.destination.remove_directory(name).is_err() {

@@ -142,6 +142,7 @@ impl World {
             dry_run: false,
             threshold: 2 * Time::SECOND,
             checksum: false,
+            shard: None,
             hard_links: false,
             cross_mounts: false,
             rules: Vec::new(),
