@@ -1,6 +1,7 @@
 //! The project's own commands. No dependencies, so that `cargo xtask test` can install what the rest needs before
 //! anything else is built.
 
+mod assets;
 mod demo;
 mod packages;
 mod step;
@@ -16,6 +17,7 @@ usage: cargo xtask <command>
 
   demo             the main job from end to end, on two folders made from files of this repository
   test             what CI runs: packages, formatting, clippy, Cargo.lock, every test
+  kube-assets      a Kubernetes control plane for the tests, built once from Go modules
   bench [options]  ours, rsync, rclone and cp in turn (--help lists the options); needs root
 ";
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["demo", ref options @ ..] => demo::run(options),
         ["test"] => test::run(),
+        ["kube-assets"] => assets::run(),
         // The bench needs crates that take a while to build, so it is a program of its own.
         ["bench", ref options @ ..] => {
             step::Step::cargo(&["run", "--quiet", "--release", "--package", "ha-bench", "--"]).args(options).run_plain()

@@ -21,6 +21,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("musl-tools", "musl-gcc: the static binary"),
     ("openssl", "certificates for a database server of the tests"),
     ("qemu-utils", "qemu-img: makes qcow2 images for tests, a peer in comparisons"),
+    ("openssl", "makes the keys of a control plane"),
     ("rclone", "a peer in comparisons"),
     ("rsync", "a peer in comparisons, and a client for the FUSE file system of the tests"),
     ("sqlite3", "reads the audit store from outside"),
