@@ -116,6 +116,9 @@ impl From<CommitError> for OperationError {
     }
 }
 
+/// Is the numbers and names of operations, and what is agreed on each from now on.
+type NewAgreements = Vec<(u64, Vec<u8>, Option<Agreed>)>;
+
 /// Is what an operation did.
 #[derive(Default)]
 struct Done {
@@ -151,7 +154,7 @@ impl<'a> Executor<'a> {
         }
         let mut failed = Vec::new();
         let mut records = Vec::with_capacity(batch.operations.len());
-        let mut agreed: Vec<(u64, Vec<u8>, Option<Agreed>)> = Vec::new();
+        let mut agreed = NewAgreements::new();
         match self.retry(|| self.open(batch)) {
             Ok(mut place) => {
                 if let Err(error) = self.log.intend(&self.intents(batch)) {
@@ -304,7 +307,7 @@ impl<'a> Executor<'a> {
         place: &mut Place<'_>,
         planned: &Planned,
         copier: &mut Copier<'_>,
-        (records, agreed): (&mut Vec<Operation>, &mut Vec<(u64, Vec<u8>, Option<Agreed>)>),
+        (records, agreed): (&mut Vec<Operation>, &mut NewAgreements),
     ) -> bool {
         let mut operation = record(self.direction, &place.batch.directory, planned, (self.now)());
         if planned.bytes() > content::SMALL {
