@@ -17,6 +17,7 @@ usage: cargo xtask <command>
   demo             the main job from end to end, on two folders made from files of this repository
   test             what CI runs: packages, formatting, clippy, Cargo.lock, every test
   bench [options]  ours, unison, rsync, rclone and cp in turn (--help lists the options); needs root
+  dist [options]   static binaries, an OCI image, checksums and an SBOM (--help lists the options)
 ";
 
 fn main() -> ExitCode {
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
         // The bench needs crates that take a while to build, so it is a program of its own.
         ["bench", ref options @ ..] => {
             step::Step::cargo(&["run", "--quiet", "--release", "--package", "ha-bench", "--"]).args(options).run_plain()
+        }
+        // It reads JSON and computes sums, for which it has crates.
+        ["dist", ref options @ ..] => {
+            step::Step::cargo(&["run", "--quiet", "--package", "ha-dist", "--"]).args(options).run_plain()
         }
         [] | ["help" | "--help" | "-h"] => {
             say(USAGE);

@@ -4,14 +4,11 @@ mod definition;
 mod pair;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
 use clap_complete::Shell;
-use ha_cli::environment;
 use ha_cli::failure::{Failure, FailureKind};
-use ha_cli::summary::ignore_closed;
 use ha_cli::usage;
 use ha_sync_core::name::PairName;
 use ha_sync_core::reconcile::ConflictPolicy;
@@ -21,10 +18,14 @@ use crate::run::TWO_WAY;
 use crate::settings::StatusSettings;
 use crate::settings::{BaselineSettings, BaselineWork, ConflictsSettings, DiffSettings, PairSettings, Resolution};
 use crate::settings::{
-    Compare, Delete, FilterRule, Lock, Output, PruneSettings, Records, RestoreSettings, Safety, Secret, Settings,
+    Compare, Delete, FilterRule, Lock, ManifestsSettings, Output, PruneSettings, Records, RestoreSettings, Safety,
+    Secret, Settings,
 };
 use definition::{Command, CompareArguments, Definition, KeptArguments, LimitArguments, LockArguments, LogArguments};
-use definition::{ManArguments, OutputArguments, PruneArguments, RecordsArguments, ReportArguments, RestoreArguments};
+use definition::{
+    ManArguments, ManifestsArguments, OutputArguments, PruneArguments, RecordsArguments, ReportArguments,
+    RestoreArguments,
+};
 use definition::{RunArguments, SafetyArguments, SpeedArguments, TwoWayArguments};
 use pair::{BaselineArguments, BaselineCommand, ConflictsArguments, ConflictsCommand, DiffArguments, ForgetArguments};
 use pair::{PairArguments, ResolveArguments, ShowArguments, StatusArguments, VerifyArguments};
@@ -48,6 +49,8 @@ pub(crate) enum Request {
     Diff(DiffSettings),
     /// The baseline of a pair.
     Baseline(BaselineSettings),
+    /// The manifests of a deployment.
+    Manifests(ManifestsSettings),
     /// Completions.
     Completions(Shell),
     /// Manual pages.
@@ -104,6 +107,9 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request
         Some(Command::Conflicts(arguments)) => Ok(Request::Conflicts(conflicts_settings(arguments, below)?)),
         Some(Command::Diff(arguments)) => Ok(Request::Diff(diff_settings(arguments, below))),
         Some(Command::Baseline(arguments)) => Ok(Request::Baseline(baseline_settings(arguments, below))),
+        Some(Command::Manifests(ManifestsArguments { inventory, out, check })) => {
+            Ok(Request::Manifests(ManifestsSettings { inventory, out, check }))
+        }
         Some(Command::Completions(arguments)) => Ok(Request::Completions(arguments.shell)),
         Some(Command::Man(ManArguments { out, markdown })) => Ok(Request::Man(match out {
             Some(directory) => Man::Pages(directory),
@@ -123,15 +129,6 @@ fn program(definition: &clap::Command, words: &[OsString]) -> String {
         command = named;
     }
     program
-}
-
-/// Prints help or the version on stdout; a closed stdout is no error.
-pub(crate) fn show(text: &clap::Error) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    let styled = text.render();
-    let colour = environment::colour(stdout.is_terminal());
-    let text = if colour { styled.ansi().to_string() } else { styled.to_string() };
-    ignore_closed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
 fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Settings, Failure> {

@@ -91,7 +91,7 @@ impl Printer {
         self.write(|out| match finding {
             Finding::Different { path, what, a, b } => {
                 let words: Vec<&str> = what.iter().map(|what| what.as_str()).collect();
-                writeln!(out, "{:12}  {path}{}", words.join(", "), details(what, a.as_ref(), b.as_ref()))
+                writeln!(out, "{:12}  {path}{}", words.join(", "), details(what, a.as_deref(), b.as_deref()))
             }
             Finding::Unreadable { path, message } => {
                 let path = if path.is_root() { ".".to_owned() } else { path.to_string() };
@@ -151,7 +151,7 @@ fn details(what: &[What], a: Option<&Entry>, b: Option<&Entry>) -> String {
 fn document(finding: &Finding) -> Value {
     match finding {
         Finding::Different { path, what, a, b } => json!({
-            "path": path.escaped(), "what": what, "a": a.as_ref().map(entry), "b": b.as_ref().map(entry),
+            "path": path.escaped(), "what": what, "a": a.as_deref().map(entry), "b": b.as_deref().map(entry),
         }),
         Finding::Unreadable { path, message } => json!({ "path": path.escaped(), "error": message }),
     }

@@ -4,6 +4,7 @@ mod arguments;
 mod baseline;
 mod conflicts;
 mod diff;
+mod manifests;
 mod manual;
 mod prune;
 mod records;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
             (serve(request), format)
         }
         Err(Refusal::Shown(text)) => {
-            let shown = arguments::show(&text).or_failure(FailureKind::Failed);
+            let shown = ha_cli::usage::show(&text).or_failure(FailureKind::Failed);
             (shown.map(|()| exit::ExitCode::Success), LogFormat::Text)
         }
         Err(Refusal::Failure(failure)) => (Err(failure), LogFormat::Text),
@@ -57,6 +58,7 @@ fn serve(request: Request) -> Result<exit::ExitCode, Failure> {
         Request::Conflicts(settings) => conflicts::serve(&settings),
         Request::Diff(settings) => diff::serve(&settings),
         Request::Baseline(settings) => baseline::serve(&settings),
+        Request::Manifests(settings) => manifests::serve(&settings),
         Request::Completions(shell) => manual::completions(shell).map(|()| exit::ExitCode::Success),
         Request::Man(man) => manual::serve(man).map(|()| exit::ExitCode::Success),
     }

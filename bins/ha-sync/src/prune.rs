@@ -23,9 +23,11 @@ pub(crate) fn serve(settings: &PruneSettings) -> Result<ExitCode, Failure> {
     if let Some(age) = settings.db_older_than {
         let (log_directory, _) = records::log_directory(&settings.records)?;
         let dsn = records::dsn(&settings.records, &log_directory)?;
-        let store = Store::open(&dsn, records::CONNECT_TIMEOUT)
-            .or_failure(FailureKind::Failed)
-            .map_err(|failure| failure.hint("is it the database that the runs use? --db-dsn DSN"))?;
+        let store = Store::open(&dsn, records::CONNECT_TIMEOUT).map_err(|error| {
+            let hint = records::hint(&error, &dsn);
+            let hint = hint.unwrap_or_else(|| "is it the database that the runs use? --db-dsn DSN".to_owned());
+            Failure::from_error(FailureKind::Failed, &error).hint(hint)
+        })?;
         let before = before(age)?;
         let pruned = if settings.dry_run {
             store.prunable(before).or_failure(FailureKind::Failed)?

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use ha_audit::dsn::Dsn;
 use ha_audit::flush::{self, FlushEvent};
-use ha_audit::store::Store;
+use ha_audit::store::{Store, StoreError, Trouble};
 use ha_cli::environment;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_cli::report::Reporter;
+use ha_sync_core::event::{Event, Observer as _};
 use ha_sync_core::path::RelPath;
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, Root, local};
@@ -60,6 +62,7 @@ pub(crate) fn dsn(records: &Records, log_directory: &Path) -> Result<Dsn, Failur
             failure
                 .context("the value of --db-dsn or HA_SYNC_DB_DSN is refused")
                 .hint("for a file: --db-dsn sqlite:/var/lib/ha-sync/audit.db")
+                .hint("for a server: --db-dsn 'USER:PASSWORD@tcp(HOST:3306)/DATABASE?tls=preferred'")
         }),
     }
 }
@@ -83,11 +86,47 @@ pub(crate) fn own_entries(log_directory: &Path, dsn: &Dsn) -> Vec<(u64, u64)> {
     own
 }
 
-/// Opens the store, or says why its rows must wait.
-pub(crate) fn open(dsn: &Dsn) -> Result<Store, String> {
-    Store::open(dsn, CONNECT_TIMEOUT).map_err(|error| {
-        let failure = Failure::from_error(FailureKind::Failed, &error);
-        format!("the audit store is not reachable, its rows wait in the log: {}", failure.one_line())
+/// Opens the store, or says why its rows must wait and what to do about it.
+pub(crate) fn open(dsn: &Dsn, reporter: &Reporter) -> Option<Store> {
+    match Store::open(dsn, CONNECT_TIMEOUT) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            let why = Failure::from_error(FailureKind::Failed, &error).one_line();
+            let message = format!("the audit store is not reachable, its rows wait in the log: {why}");
+            reporter.event(Event::Warning { message: &message });
+            if let Some(hint) = hint(&error, dsn) {
+                reporter.note(&format!("hint: {hint}"));
+            }
+            None
+        }
+    }
+}
+
+/// Returns what to type when a server cannot be used.
+pub(crate) fn hint(error: &StoreError, dsn: &Dsn) -> Option<String> {
+    let Dsn::Mysql(mysql) = dsn else { return None };
+    let (user, database) = (mysql.user(), mysql.database());
+    Some(match error.trouble()? {
+        Trouble::Name => format!("does this host know the name? getent hosts {}", mysql.host()?),
+        Trouble::Refused | Trouble::Silent => match mysql.host() {
+            Some(host) => format!("does the server listen there? nc -vz {host} {}", mysql.port()?),
+            None => "is the server running? systemctl status mariadb".to_owned(),
+        },
+        Trouble::NotMysql => "is it the port of the database? MySQL's is 3306".to_owned(),
+        Trouble::Tls => {
+            "what the DSN says of TLS: tls=skip-verify encrypts and checks nothing, tls-ca=FILE names your \
+                         authority, tls=false does without"
+                .to_owned()
+        }
+        Trouble::Login => match mysql.host() {
+            Some(host) => format!("try it by hand: mariadb -h {host} -P {} -u {user} -p {database}", mysql.port()?),
+            None => format!("try it by hand: mariadb -u {user} -p {database}"),
+        },
+        Trouble::NoDatabase => format!("make it: CREATE DATABASE {database} CHARACTER SET utf8mb4"),
+        Trouble::Rights => {
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, REFERENCES ON {database}.* TO '{user}'@'%'")
+        }
+        _ => return None,
     })
 }
 

@@ -39,9 +39,6 @@ use jiff::{SignedDuration, Timestamp};
 use crate::settings::{self, FilterRule, LockKind, Settings};
 use crate::{records, signals};
 
-/// A flush of more operations may take longer than a stopped run should; its log waits for the next one.
-const QUICKLY_FLUSHED: u64 = 1_000_000;
-
 /// Is the direction of the iteration of a two-way run.
 pub(crate) const TWO_WAY: &str = "two-way";
 
@@ -91,7 +88,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         dry_run: settings.dry_run,
         lease_transitions: None,
     };
-    let store = records::open(&dsn).map_err(|why| reporter.event(Event::Warning { message: &why })).ok();
+    let store = records::open(&dsn, &reporter);
     let own = records::own_entries(&log_directory, &dsn);
     let run = Run { settings, job, iteration, log_directory, own, stop: &stop, reporter: &reporter, store };
     let result = run.run(&dsn.to_string());
@@ -425,7 +422,7 @@ impl Run<'_> {
         let Some(store) = &self.store else { return };
         let counts = &outcome.counts;
         let operations = counts.files_created + counts.files_updated + counts.files_deleted + counts.files_failed;
-        if self.stop.is_stopped() && operations > QUICKLY_FLUSHED {
+        if self.stop.is_stopped() && operations > store.quickly_flushed() {
             return;
         }
         records::flush(&self.log_directory, store, &|message| self.warn(message));

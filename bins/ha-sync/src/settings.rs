@@ -342,6 +342,17 @@ pub(crate) enum BaselineWork {
     Forget,
 }
 
+/// Is what `ha-sync manifests` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ManifestsSettings {
+    /// The inventory.
+    pub(crate) inventory: PathBuf,
+    /// The folder of the deployment.
+    pub(crate) out: PathBuf,
+    /// Whether it is only looked at.
+    pub(crate) check: bool,
+}
+
 /// Is a text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);

@@ -1,23 +1,37 @@
 //! Operation lines on their way into the database.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use ha_sync_core::record::{Counts, Iteration, OperationKind, OperationStatus, Outcome, Status, Way};
-use sqlx::Arguments;
-use sqlx::sqlite::SqliteArguments;
+use sqlx::error::BoxDynError;
 
 use crate::line::{Kind, OperationLine, Text};
 use crate::reader::{LogError, LogReader};
 use crate::time;
 
-/// Rows of one full INSERT statement.
-pub(crate) const ROWS: usize = 128;
-/// A batch with longer texts than this is not filled further: paths may be hundreds of kilobytes long.
-const TEXT_BYTES: usize = 1024 * 1024;
 const COLUMNS: usize = 15;
 
-/// Writes the statement that takes `rows` rows and leaves those that are there as they are.
-pub(crate) fn insert_statement(rows: usize) -> String {
+/// Takes the values of a statement in the form of one database's driver.
+pub(crate) trait Arguments: Default {
+    fn number(&mut self, number: Option<i64>) -> Result<(), BoxDynError>;
+    fn text(&mut self, text: Option<&str>) -> Result<(), BoxDynError>;
+    /// Takes a text that repeats from row to row.
+    fn word(&mut self, word: &Arc<str>) -> Result<(), BoxDynError>;
+}
+
+/// Is how much one statement takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) rows: usize,
+    /// A batch with longer texts than this is not filled further: paths may be hundreds of kilobytes long.
+    pub(crate) text_bytes: usize,
+}
+
+/// Writes the statement that takes `rows` rows and, by its end, leaves those that are there as they are.
+pub(crate) fn insert_statement(rows: usize, end: &str) -> Arc<str> {
     let mut statement = String::from(
         "INSERT INTO sync_operations (iteration_id, seq, dry_run, operation, filepath, size_before, size_after, \
          md5_before, md5_after, started_at, ended_at, status, error_message, reason, direction) VALUES ",
@@ -27,8 +41,8 @@ pub(crate) fn insert_statement(rows: usize) -> String {
         statement.push_str(&"?,".repeat(COLUMNS)[..2 * COLUMNS - 1]);
         statement.push(')');
     }
-    statement.push_str(" ON CONFLICT (iteration_id, seq) DO NOTHING");
-    statement
+    statement.push_str(end);
+    statement.into()
 }
 
 /// Returns a count or size for a signed column; none that exists is cut.
@@ -36,98 +50,122 @@ pub(crate) fn column(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Is up to [`ROWS`] rows: the arguments of one statement.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    arguments: SqliteArguments,
-    rows: usize,
-    text_bytes: usize,
+/// Drives `future` to its first wait, does `work`, then awaits the rest: the next batch is read while the database takes
+/// one.
+pub(crate) async fn overlap<F: Future, T>(future: F, work: impl FnOnce() -> T) -> (F::Output, T) {
+    let mut future = pin!(future);
+    let first = std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    let worked = work();
+    match first {
+        Poll::Ready(output) => (output, worked),
+        Poll::Pending => (future.await, worked),
+    }
 }
 
-impl Batch {
-    /// Reads the next operations of a log, and tells whether there may be more, or why not.
-    pub(crate) fn read(
-        reader: &mut LogReader,
-        words: &mut Words,
-        tally: &mut Tally,
-        iteration_id: i64,
-    ) -> (Self, Result<bool, LogError>) {
-        let dry_run = reader.header().dry_run;
-        let mut batch = Self::default();
-        batch.arguments.reserve(ROWS * COLUMNS, 0);
-        while batch.rows < ROWS && batch.text_bytes < TEXT_BYTES {
-            let more = reader.next_with(|kind, line| {
+/// Is the arguments of one statement: at least one row.
+#[derive(Debug)]
+pub(crate) struct Batch<A> {
+    pub(crate) arguments: A,
+    pub(crate) rows: usize,
+}
+
+/// Cuts the operations of a log into batches.
+#[derive(Debug)]
+pub(crate) struct Batches<'a> {
+    reader: &'a mut LogReader,
+    tally: &'a mut Tally,
+    words: Words,
+    iteration_id: i64,
+    end: Option<Result<(), LogError>>,
+}
+
+impl<'a> Batches<'a> {
+    pub(crate) fn new(reader: &'a mut LogReader, tally: &'a mut Tally, iteration_id: i64) -> Self {
+        Self { reader, tally, words: Words::new(), iteration_id, end: None }
+    }
+
+    /// Reads the next operations; nothing at the end of the log, or of the part that can be understood.
+    pub(crate) fn next<A: Arguments>(&mut self, limits: Limits) -> Option<Batch<A>> {
+        let dry_run = self.reader.header().dry_run;
+        let mut batch = Batch { arguments: A::default(), rows: 0 };
+        let mut text_bytes = 0;
+        while self.end.is_none() && batch.rows < limits.rows && text_bytes < limits.text_bytes {
+            let more = self.reader.next_with(|kind, line| {
                 match kind {
                     Kind::Operation => {
                         let operation: OperationLine<'_> = serde_json::from_slice(line)?;
-                        tally.add(&operation);
-                        batch.push(&operation, words, iteration_id, dry_run).map_err(serde::ser::Error::custom)?;
-                        batch.text_bytes += line.len();
+                        self.tally.add(&operation);
+                        push(&mut batch.arguments, &operation, &mut self.words, self.iteration_id, dry_run)
+                            .map_err(serde::ser::Error::custom)?;
+                        batch.rows += 1;
+                        text_bytes += line.len();
                     }
-                    Kind::End => tally.outcome = Some(serde_json::from_slice(line)?),
+                    Kind::End => self.tally.outcome = Some(serde_json::from_slice(line)?),
                     Kind::Iteration | Kind::Intent => {}
                 }
                 Ok(())
             });
-            if !matches!(more, Ok(true)) {
-                return (batch, more);
-            }
+            self.end = match more {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(())),
+                Err(error) => Some(Err(error)),
+            };
         }
-        (batch, Ok(true))
+        (batch.rows > 0).then_some(batch)
     }
 
-    /// Tells how many rows there are.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
+    /// Tells why there are no more.
+    pub(crate) fn end(self) -> Result<(), LogError> {
+        self.end.unwrap_or(Ok(()))
     }
+}
 
-    /// Returns the arguments of the statement for [`Self::rows`] rows.
-    pub(crate) fn into_arguments(self) -> SqliteArguments {
-        self.arguments
+fn push(
+    row: &mut impl Arguments,
+    operation: &OperationLine<'_>,
+    words: &mut Words,
+    iteration_id: i64,
+    dry_run: bool,
+) -> Result<(), BoxDynError> {
+    let OperationLine {
+        seq,
+        operation,
+        direction,
+        filepath,
+        size_before,
+        size_after,
+        bytes: _,
+        md5_before,
+        md5_after,
+        started_at,
+        ended_at,
+        status,
+        error_message,
+        reason,
+    } = operation;
+    fn plain<'a>(text: &'a Option<Text<'_>>) -> Option<&'a str> {
+        text.as_ref().map(|Text(text)| &**text)
     }
-
-    fn push(
-        &mut self,
-        operation: &OperationLine<'_>,
-        words: &mut Words,
-        iteration_id: i64,
-        dry_run: bool,
-    ) -> Result<(), sqlx::error::BoxDynError> {
-        let OperationLine {
-            seq,
-            operation,
-            direction,
-            filepath,
-            size_before,
-            size_after,
-            bytes: _,
-            md5_before,
-            md5_after,
-            started_at,
-            ended_at,
-            status,
-            error_message,
-            reason,
-        } = operation;
-        let text = |text: &Option<Text<'_>>| text.as_ref().map(|Text(text)| Arc::<str>::from(&**text));
-        let row = &mut self.arguments;
-        row.add(iteration_id)?;
-        row.add(column(*seq))?;
-        row.add(i64::from(dry_run))?;
-        row.add(words.operation(*operation))?;
-        row.add(Arc::<str>::from(&**filepath))?;
-        row.add(size_before.map(column))?;
-        row.add(size_after.map(column))?;
-        row.add(text(md5_before))?;
-        row.add(text(md5_after))?;
-        row.add(words.time(started_at.as_str()))?;
-        row.add(ended_at.as_ref().map(|ended_at| words.time(ended_at.as_str())))?;
-        row.add(words.status(*status))?;
-        row.add(text(error_message))?;
-        row.add(text(reason))?;
-        row.add(direction.map(|direction| words.direction(direction)))?;
-        self.rows += 1;
-        Ok(())
+    row.number(Some(iteration_id))?;
+    row.number(Some(column(*seq)))?;
+    row.number(Some(i64::from(dry_run)))?;
+    row.word(words.operation(*operation))?;
+    row.text(Some(filepath))?;
+    row.number(size_before.map(column))?;
+    row.number(size_after.map(column))?;
+    row.text(plain(md5_before))?;
+    row.text(plain(md5_after))?;
+    row.word(words.time(started_at.as_str()))?;
+    match ended_at {
+        Some(ended_at) => row.word(words.time(ended_at.as_str()))?,
+        None => row.text(None)?,
+    }
+    row.word(words.status(*status))?;
+    row.text(plain(error_message))?;
+    row.text(plain(reason))?;
+    match direction {
+        Some(direction) => row.word(words.direction(*direction)),
+        None => row.text(None),
     }
 }
 
@@ -151,37 +189,37 @@ impl Words {
         }
     }
 
-    fn operation(&self, kind: OperationKind) -> Arc<str> {
+    fn operation(&self, kind: OperationKind) -> &Arc<str> {
         let [create, update, delete] = &self.operations;
-        Arc::clone(match kind {
+        match kind {
             OperationKind::Create => create,
             OperationKind::Update => update,
             OperationKind::Delete => delete,
-        })
+        }
     }
 
-    fn status(&self, status: OperationStatus) -> Arc<str> {
+    fn status(&self, status: OperationStatus) -> &Arc<str> {
         let [success, fail] = &self.statuses;
-        Arc::clone(match status {
+        match status {
             OperationStatus::Success => success,
             OperationStatus::Fail => fail,
-        })
+        }
     }
 
-    fn direction(&self, direction: Way) -> Arc<str> {
+    fn direction(&self, direction: Way) -> &Arc<str> {
         let [a_to_b, b_to_a] = &self.directions;
-        Arc::clone(match direction {
+        match direction {
             Way::AToB => a_to_b,
             Way::BToA => b_to_a,
-        })
+        }
     }
 
     /// Many small files end in the same millisecond.
-    fn time(&mut self, time: &str) -> Arc<str> {
+    fn time(&mut self, time: &str) -> &Arc<str> {
         if *self.last_time != *time {
             self.last_time = time.into();
         }
-        Arc::clone(&self.last_time)
+        &self.last_time
     }
 }
 

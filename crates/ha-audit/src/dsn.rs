@@ -4,16 +4,23 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+mod mysql;
+
+pub use mysql::MysqlDsn;
+pub(crate) use mysql::{Address, Tls};
+
 /// Says where an audit store is. Neither form of printing it shows a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dsn {
     /// A SQLite database file.
     Sqlite(PathBuf),
+    /// A database of a MySQL or MariaDB server.
+    Mysql(Box<MysqlDsn>),
 }
 
-/// Says why a DSN was refused. Never repeats any of it: it may hold a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Says why a DSN was refused. Repeats no more of it than the name of a parameter: the rest may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DsnError {
     /// Nothing is known to begin like it.
     #[error(
@@ -30,9 +37,14 @@ pub enum DsnError {
          or USER:PASSWORD@tcp(HOST:PORT)/DATABASE"
     )]
     Mysql(&'static str),
-    /// It is a proper MySQL DSN.
-    #[error("a MySQL DSN is not supported in this build: use sqlite:PATH")]
-    MysqlNotSupported,
+    /// A parameter of a MySQL DSN is unknown, or its value cannot be understood.
+    #[error("the parameter {name} of the MySQL DSN is refused: {problem}")]
+    Parameter {
+        /// Its name, when that is certainly one.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }
 
 impl FromStr for Dsn {
@@ -43,16 +55,14 @@ impl FromStr for Dsn {
             return sqlite(path.strip_prefix("//").unwrap_or(path));
         }
         if let Some(rest) = text.strip_prefix("mysql://").or_else(|| text.strip_prefix("mariadb://")) {
-            mysql_url(rest)?;
-            return Err(DsnError::MysqlNotSupported);
+            return mysql::url(rest).map(|dsn| Self::Mysql(dsn.into()));
         }
         if text.contains("://") && !text.contains('(') {
             return Err(DsnError::Form);
         }
         // the Go form, told by its last '@' or its address in parentheses
         if text.contains('@') || (text.contains('(') && text.contains('/')) {
-            mysql_go(text)?;
-            return Err(DsnError::MysqlNotSupported);
+            return mysql::go(text).map(|dsn| Self::Mysql(dsn.into()));
         }
         Err(DsnError::Form)
     }
@@ -62,6 +72,7 @@ impl fmt::Display for Dsn {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(formatter, "sqlite:{}", path.display()),
+            Self::Mysql(dsn) => write!(formatter, "{dsn}"),
         }
     }
 }
@@ -76,52 +87,6 @@ fn sqlite(path: &str) -> Result<Dsn, DsnError> {
         _ => return Ok(Dsn::Sqlite(Path::new(path).to_owned())),
     };
     Err(DsnError::Sqlite(problem))
-}
-
-/// Checks `[user[:password]@]host[:port][,host[:port]…]/database[?parameters]`.
-fn mysql_url(rest: &str) -> Result<(), DsnError> {
-    let rest = rest.split_once('?').map_or(rest, |(before, _)| before);
-    let (authority, database) = rest.rsplit_once('/').ok_or(DsnError::Mysql("the database is missing"))?;
-    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-    mysql_target(hosts, database)
-}
-
-/// Checks `[user[:password]@][protocol[(address)]]/database[?parameters]`; the last '/' counts, then the last '@'
-/// (<https://github.com/go-sql-driver/mysql#dsn-data-source-name>).
-fn mysql_go(text: &str) -> Result<(), DsnError> {
-    let slash = text.rfind(")/").map(|at| at + 1).or_else(|| text.rfind('/'));
-    let (left, right) = text.split_at(slash.ok_or(DsnError::Mysql("the database is missing"))?);
-    let database = right[1..].split('?').next().unwrap_or_default();
-    let address = left.rsplit_once('@').map_or(left, |(_, address)| address);
-    let Some((protocol, address)) = address.split_once('(') else {
-        return Err(DsnError::Mysql("the address is not in parentheses"));
-    };
-    let address = address.strip_suffix(')').ok_or(DsnError::Mysql("the address has no closing parenthesis"))?;
-    match protocol {
-        "tcp" => mysql_target(address, database),
-        "unix" if address.starts_with('/') && !database.is_empty() => Ok(()),
-        _ => Err(DsnError::Mysql("the protocol is not tcp")),
-    }
-}
-
-fn mysql_target(hosts: &str, database: &str) -> Result<(), DsnError> {
-    if database.is_empty() {
-        return Err(DsnError::Mysql("the database is missing"));
-    }
-    for host in hosts.split(',') {
-        // a port follows the last colon outside an IPv6 address in brackets
-        let (name, port) = match host.rsplit_once(':') {
-            Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
-            _ => (host, None),
-        };
-        if name.is_empty() {
-            return Err(DsnError::Mysql("the host is missing"));
-        }
-        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-            return Err(DsnError::Mysql("the port is no number from 0 to 65535"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -158,7 +123,8 @@ mod tests {
             "user:hunter2@unix(/run/mysqld.sock)/general_db",
             "user:://hunter2@tcp(db)/general_db",
         ] {
-            assert_eq!(text.parse::<Dsn>(), Err(DsnError::MysqlNotSupported), "{text}");
+            let dsn = text.parse::<Dsn>();
+            assert!(matches!(dsn, Ok(Dsn::Mysql(_))), "{text}: {dsn:?}");
         }
     }
 
@@ -183,7 +149,6 @@ mod tests {
             "user:hunter2@",
         ] {
             let error = text.parse::<Dsn>().unwrap_err();
-            assert_ne!(error, DsnError::MysqlNotSupported, "{text}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}: {error}");
         }
     }

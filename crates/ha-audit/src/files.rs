@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{Access, FlockOperation};
 
 /// Is a file system call that failed.
 #[derive(Debug, thiserror::Error)]
@@ -132,10 +132,25 @@ pub(crate) fn is_removed(file: &File, path: &Path) -> Result<bool, FileError> {
     Ok(metadata.nlink() == 0)
 }
 
+/// Tells whether something is there, following links.
+pub(crate) fn exists(path: &Path) -> bool {
+    rustix::fs::access(path, Access::EXISTS).is_ok()
+}
+
+/// Tells whether this process may write to it.
+pub(crate) fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, Access::WRITE_OK).is_ok()
+}
+
 /// Tells whether a file system may be shared between hosts, or has no coherent shared memory: SQLite's WAL cannot
 /// live there (<https://www.sqlite.org/wal.html>).
 pub(crate) fn is_remote(directory: &Path) -> bool {
     // statfs(2): NFS, SMB, CIFS, SMB2, 9P, FUSE, Ceph
     const REMOTE: [u32; 7] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400];
     rustix::fs::statfs(directory).is_ok_and(|status| REMOTE.contains(&(status.f_type as u32)))
+}
+
+/// Reads a small file.
+pub(crate) fn read(path: &Path, step: &'static str) -> Result<Vec<u8>, FileError> {
+    std::fs::read(path).map_err(|source| FileError::new(step, path, source))
 }

@@ -2,14 +2,18 @@
 //! to.
 //!
 //! A run writes its log through [`oplog::OpLog`]; [`flush::flush_all`] brings every log of a directory into the
-//! [`store::Store`] and removes it; [`recovery`] tells the next run of a pair what a dead run left undone.
+//! [`store::Store`] and removes it; [`recovery`] tells the next run of a pair what a dead run left undone. [`query`] is
+//! what the dashboard reads of it.
 
 mod batch;
+mod database;
 pub mod dsn;
 pub mod files;
 pub mod flush;
 mod line;
+mod mysql;
 pub mod oplog;
+pub mod query;
 pub mod reader;
 pub mod recovery;
 mod sqlite;

@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 use crate::batch::Tally;
+use crate::database::{Access, Database};
 use crate::dsn::Dsn;
+pub use crate::mysql::Trouble;
 use crate::reader::{LogError, LogReader};
-use crate::sqlite;
 
 /// Is the cause of a failure that the database or its driver tells.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -22,10 +23,10 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be opened: "not reachable" (sync.md §11).
-    #[error("failed to open audit database: {}", path.display())]
+    #[error("failed to open audit database: {database}")]
     Unreachable {
-        /// The database file.
-        path: PathBuf,
+        /// The file, or the DSN without its password.
+        database: String,
         /// Whether it may be reachable later without anybody's help.
         retryable: bool,
         /// Why.
@@ -33,10 +34,10 @@ pub enum StoreError {
         source: Cause,
     },
     /// The schema cannot be brought up to date.
-    #[error("failed to migrate audit database: {}", path.display())]
+    #[error("failed to migrate audit database: {database}")]
     Migrate {
-        /// The database file.
-        path: PathBuf,
+        /// The file, or the DSN without its password.
+        database: String,
         /// Whether another try may succeed.
         retryable: bool,
         /// Why.
@@ -44,25 +45,22 @@ pub enum StoreError {
         source: Cause,
     },
     /// The schema is not that of this program, and it was opened for reading only or was made by a newer one.
-    #[error(
-        "audit database has schema version {found}, this program needs {needed}: {}",
-        path.display()
-    )]
+    #[error("audit database has schema version {found}, this program needs {needed}: {database}")]
     Schema {
-        /// The database file.
-        path: PathBuf,
+        /// The file, or the DSN without its password.
+        database: String,
         /// The version that it has; 0 without one.
         found: i64,
         /// The version of this program.
         needed: i64,
     },
     /// A statement failed.
-    #[error("failed to {step} in the audit database: {}", path.display())]
+    #[error("failed to {step} in the audit database: {database}")]
     Query {
         /// What was tried.
         step: &'static str,
-        /// The database file.
-        path: PathBuf,
+        /// The file, or the DSN without its password.
+        database: String,
         /// Whether another try may succeed.
         retryable: bool,
         /// Why.
@@ -70,12 +68,12 @@ pub enum StoreError {
         source: Cause,
     },
     /// The database is well but refuses these rows, now and later.
-    #[error("failed to {step} in the audit database: {}: the row is refused", path.display())]
+    #[error("failed to {step} in the audit database: {database}: the row is refused")]
     Refused {
         /// What was tried.
         step: &'static str,
-        /// The database file.
-        path: PathBuf,
+        /// The file, or the DSN without its password.
+        database: String,
         /// Why.
         #[source]
         source: Cause,
@@ -97,6 +95,16 @@ impl StoreError {
             }
             Self::Runtime(_) => true,
             Self::Schema { .. } | Self::Refused { .. } | Self::Log(_) => false,
+        }
+    }
+
+    /// Returns what is wrong with a MySQL server or the way to it, when that is known.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Unreachable { source, .. } | Self::Migrate { source, .. } | Self::Query { source, .. } => {
+                Trouble::of(&**source)
+            }
+            _ => None,
         }
     }
 }
@@ -159,8 +167,7 @@ pub struct Pruned {
 /// Is an open audit store. Its calls block; it may be shared between threads, which then wait for each other.
 #[derive(Debug)]
 pub struct Store {
-    // the one place that knows which database it is: another one becomes a variant here
-    database: Mutex<sqlite::Database>,
+    database: Mutex<Database>,
     /// The log of which the first part is stored already.
     begun: Mutex<Option<(PathBuf, LogReader, Tally)>>,
     /// Declared last: the connection closes before its runtime goes.
@@ -168,26 +175,31 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store, makes the database when it is not there, and brings its schema up to date.
+    /// Opens the store and brings its schema up to date. A SQLite file is made when it is not there. A `timeout` in a
+    /// MySQL DSN takes the place of `connect_timeout`.
     pub fn open(dsn: &Dsn, connect_timeout: Duration) -> Result<Self, StoreError> {
-        Self::open_with(dsn, connect_timeout, sqlite::Access::Write)
+        Self::open_with(dsn, connect_timeout, Access::Write)
     }
 
     /// Opens a store that is there, for reading only.
     pub fn open_read_only(dsn: &Dsn, connect_timeout: Duration) -> Result<Self, StoreError> {
-        Self::open_with(dsn, connect_timeout, sqlite::Access::Read)
+        Self::open_with(dsn, connect_timeout, Access::Read)
     }
 
-    fn open_with(dsn: &Dsn, connect_timeout: Duration, access: sqlite::Access) -> Result<Self, StoreError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StoreError::Runtime)?;
-        let database = match dsn {
-            Dsn::Sqlite(path) => runtime.block_on(sqlite::Database::open(path, connect_timeout, access))?,
-        };
-        Ok(Self { database: Mutex::new(database), begun: Mutex::default(), runtime })
+    fn open_with(dsn: &Dsn, connect_timeout: Duration, access: Access) -> Result<Self, StoreError> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().enable_io().build().map_err(StoreError::Runtime)?;
+        match runtime.block_on(Database::open(dsn, connect_timeout, access)) {
+            Ok(database) => Ok(Self { database: Mutex::new(database), begun: Mutex::default(), runtime }),
+            Err(error) => {
+                // a name server that does not answer holds a thread longer than we wait
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
-    fn database(&self) -> MutexGuard<'_, sqlite::Database> {
+    fn database(&self) -> MutexGuard<'_, Database> {
         // a transaction that a panic left open was rolled back when it was dropped
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -245,10 +257,18 @@ impl Store {
         self.runtime.block_on(self.database().prunable(older_than))
     }
 
+    /// Returns how many operations a flush stores in less than 10 s, also on a slow disk or over a slow network: what is
+    /// to be told before a program that is asked to stop begins one.
+    pub fn quickly_flushed(&self) -> u64 {
+        self.database().quickly_flushed()
+    }
+
     /// Closes the store and waits for it: what a mere drop leaves to a thread that may outlive the caller.
     pub fn close(self) -> Result<(), StoreError> {
         let Self { database, runtime, begun: _ } = self;
         let database = database.into_inner().unwrap_or_else(PoisonError::into_inner);
-        runtime.block_on(database.close())
+        let closed = runtime.block_on(database.close());
+        runtime.shutdown_background();
+        closed
     }
 }

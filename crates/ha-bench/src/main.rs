@@ -3,7 +3,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints its report and its progress")]
 
 mod case;
+mod dashboard;
 mod data;
+mod flush;
 mod machine;
 mod measure;
 mod report;
@@ -35,7 +37,7 @@ pub(crate) struct Options {
     /// Size of the files of the case `large` as a part of 500 MB; else 1, or what fits.
     #[arg(long, value_name = "FRACTION")]
     pub(crate) scale: Option<f64>,
-    /// The binary to measure instead of a release build of this workspace.
+    /// The binary to measure instead of a release build of this workspace; ha-sync-ui is beside it.
     #[arg(long, value_name = "FILE")]
     pub(crate) ours: Option<PathBuf>,
     /// Also writes every number as JSON.
@@ -59,15 +61,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// The cases that are not of files.
+const OTHERS: [(&str, &str); 2] = [(flush::NAME, flush::WHAT), (dashboard::NAME, dashboard::WHAT)];
+
 fn bench(options: &Options) -> Result<(), String> {
     let all = case::all();
     if options.cases.iter().any(|name| name == "list") {
         for case in &all {
             println!("{:<15} {}", case.name, case.what);
         }
+        for (name, what) in OTHERS {
+            println!("{name:<15} {what}");
+        }
         return Ok(());
     }
-    if let Some(unknown) = options.cases.iter().find(|name| !all.iter().any(|case| case.name == **name)) {
+    let known = |name: &str| OTHERS.iter().any(|(other, _)| *other == name) || all.iter().any(|case| case.name == name);
+    if let Some(unknown) = options.cases.iter().find(|name| !known(name)) {
         return Err(format!("unknown case: {unknown} (--case list prints their names)"));
     }
     if !rustix::process::geteuid().is_root() {
@@ -84,7 +93,16 @@ fn bench(options: &Options) -> Result<(), String> {
             results.push(run::case(case, options, &ours)?);
         }
     }
-    let report = report::markdown(&results, options, &ours);
+    let mut report = report::markdown(&results, options, &ours);
+    for (name, what) in OTHERS {
+        if options.cases.is_empty() || options.cases.iter().any(|case| case == name) {
+            eprintln!("== {name}: {what}");
+            report.push_str(&match name {
+                flush::NAME => flush::section(options.runs, &ours)?,
+                _ => dashboard::section(&ours)?,
+            });
+        }
+    }
     println!("{report}");
     let write = |file: &PathBuf, text: &str| {
         std::fs::write(file, text).map_err(|error| format!("failed to write {}: {error}", file.display()))
@@ -101,7 +119,15 @@ fn bench(options: &Options) -> Result<(), String> {
 /// Builds the release binary and returns its path, as cargo tells it.
 fn build_ours() -> Result<PathBuf, String> {
     let output = Command::new("cargo")
-        .args(["build", "--release", "--package", "ha-sync", "--message-format=json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "ha-sync",
+            "--package",
+            "ha-sync-ui",
+            "--message-format=json-render-diagnostics",
+        ])
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| format!("failed to start cargo: {error}"))?;

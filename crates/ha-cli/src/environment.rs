@@ -36,6 +36,8 @@ macro_rules! variables {
 
 variables! {
     DB_DSN = "HA_SYNC_DB_DSN": "the database when `--db-dsn` is not given; here a password is not seen in the process list";
+    UI_LISTEN = "HA_SYNC_UI_LISTEN": "in `ha-sync-ui`, the address to listen on when `--listen` is not given";
+    UI_AUTH = "HA_SYNC_UI_AUTH": "in `ha-sync-ui`, the logins when `--auth-file` is not given: lines `basic USER:PASSWORD` or `bearer TOKEN`";
     STATE_HOME = "XDG_STATE_HOME": "where logs go, in `ha-sync`, when the default log directory cannot be written; an absolute path";
     HOME = "HOME": "its `.local/state` stands in for `XDG_STATE_HOME` when that is not set";
     POD_NAME = "POD_NAME": "the name under which a lock is held in a cluster";

@@ -4,6 +4,8 @@
 pub mod environment;
 pub mod exit;
 pub mod failure;
+pub mod meter;
+pub mod reference;
 pub mod report;
 pub mod summary;
 pub mod table;

@@ -1,13 +1,25 @@
 //! Turns what clap says about a command line into one clear sentence and a hint.
 
 use std::error::Error as _;
+use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::environment;
 use crate::failure::{Failure, FailureKind};
+use crate::summary::ignore_closed;
 use crate::value::ValueError;
 
 const WORD: &str = "a subcommand comes first, the value of a switch follows a '=': --dry-run=false";
+
+/// Prints help or the version on stdout; a closed stdout is no error.
+pub fn show(text: &clap::Error) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let styled = text.render();
+    let colour = environment::colour(stdout.is_terminal());
+    let text = if colour { styled.ansi().to_string() } else { styled.to_string() };
+    ignore_closed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
 
 /// Makes the failure of an error that is neither help nor version. `program` is what to ask for help, with the subcommand.
 pub fn refusal(error: &clap::Error, program: &str) -> Failure {

@@ -51,9 +51,9 @@ pub enum Finding {
         /// In what; never nothing.
         what: Vec<What>,
         /// What A has.
-        a: Option<Entry>,
+        a: Option<Box<Entry>>,
         /// What B has.
-        b: Option<Entry>,
+        b: Option<Box<Entry>>,
     },
     /// A path could not be compared, nor what is below it.
     Unreadable {
@@ -277,6 +277,7 @@ impl Walk<'_> {
                     if what.is_empty() {
                         equal += 1;
                     } else {
+                        let (a, b) = (a.map(Box::new), b.map(Box::new));
                         findings.push(Finding::Different { path: opened.path.join(name), what, a, b });
                     }
                 }

@@ -37,6 +37,8 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FsError> {
         file.sync_all()?;
         fs::rename(&beside, path)?;
         if let Some(parent) = path.parent() {
+            // The parent of a bare name is written as nothing.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             fs::File::open(parent)?.sync_all()?;
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ha_sync_core::entry::Time;
 use ha_sync_core::name::PairName;
 use ha_sync_core::path::RelPath;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -164,4 +165,43 @@ pub fn lock_root(root: &Root, sharing: Sharing) -> Result<RootLock, LockError> {
         Err(Errno::WOULDBLOCK) => Err(LockError::RootInUse { root: printable_path(root.path()) }),
         Err(errno) => Err(FsError::local("lock root", root.path(), errno.into()).into()),
     }
+}
+
+/// Says who holds the lock of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// What the holder wrote of itself.
+    pub name: String,
+    /// When it wrote that.
+    pub since: Time,
+}
+
+/// Tells who of this host holds the lock of a pair, without touching it: a lock taken to find out would make a run
+/// fail that begins at that moment. The kernel's table of locks tells whether the text in the file still holds
+/// (proc(5)).
+pub fn holder(pair: &PairName) -> Result<Option<Holder>, FsError> {
+    let path = place().join(format!("ha-sync-{pair}.lock"));
+    let handle = match rustix::fs::open(&path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(FsError::local("open lock file", &path, errno.into())),
+    };
+    let failed = |errno: Errno| FsError::local("read lock file", &path, errno.into());
+    let stat = rustix::fs::fstat(&handle).map_err(failed)?;
+    let table = crate::local::read(Path::new("/proc/locks"))?;
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let file = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+    let held = String::from_utf8_lossy(&table).lines().any(|line| {
+        // a line with "->" is one who waits
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&file.as_str())
+    });
+    if !held {
+        return Ok(None);
+    }
+    let mut text = [0; 512];
+    let length = rustix::io::pread(&handle, &mut text, 0).map_err(failed)?;
+    let name = String::from_utf8_lossy(&text[..length]).trim().to_owned();
+    let name = if name.is_empty() { "another process".to_owned() } else { name };
+    Ok(Some(Holder { name, since: Time(i128::from(stat.st_mtime) * 1_000_000_000) }))
 }

@@ -4,11 +4,15 @@
 //!   missing features and a clock of its own.
 //! - [`loopmount`]: real file systems of a given size, read-only remounts, bind mounts; gone on drop.
 //! - [`tree`]: makes trees, and compares whole trees.
+//! - [`mariadb`]: a real MariaDB server of the test's own; [`wire`]: what else may be at the end of a connection.
 //! - [`command`]: runs the real binary in a hermetic environment, also under fault injection.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 pub mod command;
 pub mod limits;
+pub mod longhorn;
 pub mod loopmount;
+pub mod mariadb;
 pub mod passthrough;
 pub mod tree;
+pub mod wire;

@@ -85,6 +85,7 @@ pub(crate) enum Command {
     Conflicts(ConflictsArguments),
     Diff(DiffArguments),
     Baseline(BaselineArguments),
+    Manifests(ManifestsArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
 }
@@ -349,8 +350,9 @@ pub(crate) struct RecordsArguments {
     pub(crate) log: LogArguments,
     /// Database of the records [default: SQLite in the log directory]
     ///
-    /// sqlite:PATH, mysql://USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@tcp(HOST:3306)/DATABASE. Better in the
-    /// environment, where the password is not seen in the process list.
+    /// sqlite:PATH, mysql://USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@tcp(HOST:3306)/DATABASE, for MySQL 8 and
+    /// MariaDB 10.6 or newer; ?tls=true&timeout=5s and more may follow. Better in the environment, where the password
+    /// is not seen in the process list. Without the database a run goes on, and its log waits.
     #[arg(long, value_name = "DSN", env = environment::DB_DSN.name, hide_env_values = true, help_heading = RECORDS)]
     pub(crate) db_dsn: Option<String>,
 }
@@ -429,6 +431,31 @@ pub(crate) struct PruneArguments {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+/// Make the Kubernetes manifests of a deployment from an inventory
+///
+/// Writes a kustomize base and overlays below the folder, and leaves other files there alone. What is made is a dry
+/// run until overlays/production is applied.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  Make the manifests, look at them, apply them:
+    ha-sync manifests --inventory deploy/inventory.yaml --out deploy
+    kubectl diff -k deploy/base
+    kubectl apply -k deploy/base
+  Fail in CI when somebody edited a file that is made:
+    ha-sync manifests --inventory deploy/inventory.yaml --out deploy --check")]
+pub(crate) struct ManifestsArguments {
+    /// Inventory: servers, pairs and schedules, as YAML
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) inventory: PathBuf,
+    /// Folder of the deployment
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Write nothing; exit with 1, and name the files, when the folder is not what the inventory says
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// Print the completions for a shell

@@ -136,3 +136,33 @@ fn passwords_are_not_in_debug_texts() {
     let text = format!("{:?}", settings(&["--db-dsn=mysql://u:hunter2@h/d"]));
     assert!(!text.contains("hunter2"), "{text}");
 }
+
+/// Returns the arguments of the container in a manifest that was made here: the list below `args:`.
+fn arguments_of(manifest: &str) -> Vec<&str> {
+    let lines = manifest.lines().map(str::trim).skip_while(|line| *line != "args:").skip(1);
+    lines.map_while(|line| line.strip_prefix("- ")).map(|word| word.trim_matches('"')).collect()
+}
+
+#[test]
+fn the_command_lines_of_the_manifests_are_taken() {
+    let inventory = ha_manifests::read(include_str!("../../../../deploy/inventory.yaml")).unwrap();
+    let (mut runs, mut prunes) = (0, 0);
+    for file in ha_manifests::files(&inventory).iter().filter(|file| file.path.starts_with("base/cron-")) {
+        match request(&arguments_of(&file.content)) {
+            Request::Run(settings) => {
+                runs += 1;
+                let name = format!("base/cron-{}-{}.yaml", settings.pair, settings.direction.as_str());
+                assert_eq!(file.path, name);
+                assert!(settings.dry_run && settings.safety.require_mount && settings.lock.skip_if_locked, "{name}");
+                assert_eq!((settings.lock.kind, settings.delete), (LockKind::Lease, Delete::Off), "{name}");
+                assert_eq!(settings.safety.check_access, Some(PathBuf::from(".ha-sync-access")));
+            }
+            Request::Prune(settings) => {
+                prunes += 1;
+                assert!(settings.dry_run && settings.db_older_than == Some(Duration::from_secs(30 * 86400)));
+            }
+            other => panic!("{}: {other:?}", file.path),
+        }
+    }
+    assert_eq!((runs, prunes), (12, 1));
+}

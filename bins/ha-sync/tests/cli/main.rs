@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baseline;
+mod database;
 mod diff;
 mod docs;
 mod dry_run;
@@ -12,6 +13,7 @@ mod halts;
 mod kill;
 mod lacking;
 mod lock;
+mod manifests;
 mod memory;
 mod metadata;
 mod peers;
@@ -58,6 +60,7 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
         &["baseline", "show", "--help"],
         &["baseline", "verify", "--help"],
         &["baseline", "forget", "--help"],
+        &["manifests", "--help"],
         &["completions", "--help"],
         &["man", "--help"],
     ] {
@@ -99,6 +102,7 @@ fn short_help() {
            ha-sync <COMMAND>
 
     Commands:
+      two-way      Keep two folders in step: changes and deletions go both ways
       restore      List what was replaced and deleted, or put it back
       prune        Remove old records and old trash
       status       Tell how a pair stands: last runs, open conflicts, trash, and whether its sides are
@@ -106,6 +110,7 @@ fn short_help() {
       conflicts    List the conflicts of a pair that nobody has decided, or decide one
       diff         Tell in what two directories differ, and change nothing
       baseline     Show, check or forget what both sides of a pair last agreed on
+      manifests    Make the Kubernetes manifests of a deployment from an inventory
       completions  Print the completions for a shell
       man          Print the manual page, or write all pages to a directory
 

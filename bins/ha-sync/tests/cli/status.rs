@@ -184,6 +184,36 @@ fn a_conflict_is_decided_for_either_side() {
 }
 
 #[test]
+fn a_conflict_that_a_run_left_open_is_decided_and_then_the_sides_are_equal() {
+    let place =
+        Place::new(&[file("f", "of a").mtime(1_750_000_000), file("a", "")], &[file("f", "of b"), file("b", "")]);
+    let two_way = |words: &[&str]| {
+        let roots = [place.source.to_str().unwrap(), place.destination.to_str().unwrap()];
+        command(&place, &[&["two-way", "--a", roots[0], "--b", roots[1]], words].concat())
+    };
+    two_way(&["--conflict", "skip"]).assert_code(3);
+    assert_eq!(still_open(&place), ["f"]);
+    let since = json(&place, &["conflicts"])[0]["since"].clone();
+    two_way(&["--conflict", "skip"]).assert_code(3);
+    assert_eq!(json(&place, &["conflicts"])[0]["since"], since, "it is the same one");
+    let status = json(&place, &["status"]);
+    assert_eq!((&status["sides_equal"], &status["why_not"]), (&false.into(), &"1 conflicts are open".into()));
+    resolve(&place, &["f", "--keep", "b"]).assert_success();
+    assert!(still_open(&place).is_empty());
+    // The runs say nothing of the rest since then.
+    assert_eq!(json(&place, &["status"])["sides_equal"], false);
+    two_way(&[]).assert_success();
+    place.assert_sides_equal();
+    assert_eq!(text(&place.source.join("f")), "of b");
+    let status = json(&place, &["status"]);
+    assert_eq!((&status["sides_equal"], &status["why_not"]), (&true.into(), &Value::Null));
+    assert_eq!(status["sides_equal_as_of"], status["runs"][0]["ended_at"]);
+    let roots = [&place.source, &place.destination].map(|root| root.to_str().unwrap());
+    place.sub(&["diff", roots[0], roots[1]]).assert_success();
+    command(&place, &["baseline", "verify"]).assert_success();
+}
+
+#[test]
 fn both_versions_can_be_kept() {
     let place = in_conflict(&["d/f"]);
     resolve(&place, &["d/f", "--keep", "both"]).assert_success();

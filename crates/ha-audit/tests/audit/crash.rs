@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use ha_audit::oplog::OpLog;
 use ha_audit::recovery;
+use ha_audit::store::Store;
 use proptest::prelude::*;
 
-use crate::{finished_log, flush, intent, interrupted, iteration, number, open, operation, sql, success};
+use crate::ground::{Ground, on_both};
+use crate::{finished_log, flush, intent, interrupted, iteration, operation, success};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -37,13 +39,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..12)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+on_both! { whole_lines_are_stored_exactly_once, a_flush_that_is_killed_anywhere_stores_all_once }
 
-    #[test]
-    fn whole_lines_are_stored_exactly_once(steps in steps()) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path());
+fn whole_lines_are_stored_exactly_once(place: &Ground) {
+    let cases = if place.is_sqlite() { 48 } else { 12 };
+    proptest!(ProptestConfig { cases, ..ProptestConfig::default() }, |(steps in steps())| {
+        let dir = place.another();
+        let store = dir.open();
         let mut expected = BTreeSet::new();
         let mut last: Option<(PathBuf, Vec<u8>)> = None;
         for (number, step) in (0..).zip(steps.into_iter().chain([Step::Flush])) {
@@ -94,29 +96,24 @@ proptest! {
                 }
             }
         }
-        let stored: Vec<(String, i64)> = sql(dir.path(), async |connection| {
-            sqlx::query_as(
-                "SELECT run_id, seq FROM sync_operations JOIN sync_iterations \
-                 ON sync_iterations.id = iteration_id ORDER BY run_id, seq",
-            )
-            .fetch_all(connection)
-            .await
-            .unwrap()
-        });
-        prop_assert_eq!(stored, expected.into_iter().collect::<Vec<_>>());
-    }
+        let stored = dir.rows(
+            "SELECT run_id, seq FROM sync_operations JOIN sync_iterations \
+             ON sync_iterations.id = iteration_id ORDER BY run_id, seq",
+        );
+        let expected: Vec<_> = expected.into_iter().map(|(run, seq)| vec![Some(run), Some(seq.to_string())]).collect();
+        prop_assert_eq!(stored, expected);
+    });
 }
 
-#[test]
-fn a_flush_that_is_killed_anywhere_stores_all_once() {
-    let dir = tempfile::tempdir().unwrap();
+fn a_flush_that_is_killed_anywhere_stores_all_once(place: &Ground) {
     for run in 0..3 {
-        finished_log(dir.path(), &iteration("media", run), 20_000);
+        finished_log(place.path(), &iteration("media", run), 20_000);
     }
     for delay in [5, 20, 40, 80, 120, 160] {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::flushes_until_it_is_killed", "--ignored"])
-            .env("HA_AUDIT_TEST_DIR", dir.path())
+            .env("HA_AUDIT_TEST_DIR", place.path())
+            .env("HA_AUDIT_TEST_DSN", place.dsn_text())
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
@@ -124,21 +121,21 @@ fn a_flush_that_is_killed_anywhere_stores_all_once() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    let store = open(dir.path());
-    let (summary, _) = flush(dir.path(), &store);
+    let store = place.open();
+    let (summary, _) = flush(place.path(), &store);
     assert!(summary.error.is_none() && summary.left == 0 && summary.broken == 0, "{summary:?}");
-    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 60_000);
-    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_iterations WHERE status = 'success'"), 3);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 60_000);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_iterations WHERE status = 'success'"), 3);
     store.close().unwrap();
-    let check: String = sql(dir.path(), async |connection| {
-        sqlx::query_scalar("PRAGMA integrity_check").fetch_one(connection).await.unwrap()
-    });
-    assert_eq!(check, "ok");
+    if place.is_sqlite() {
+        assert_eq!(place.rows("PRAGMA integrity_check"), [[Some("ok".to_owned())]]);
+    }
 }
 
 #[test]
 #[ignore = "is the child of a_flush_that_is_killed_anywhere_stores_all_once"]
 fn flushes_until_it_is_killed() {
-    let Some(dir) = std::env::var_os("HA_AUDIT_TEST_DIR") else { return };
-    flush(Path::new(&dir), &open(Path::new(&dir)));
+    let (Ok(dir), Ok(dsn)) = (std::env::var("HA_AUDIT_TEST_DIR"), std::env::var("HA_AUDIT_TEST_DSN")) else { return };
+    let store = Store::open(&dsn.parse().unwrap(), Duration::from_secs(5)).unwrap();
+    flush(Path::new(&dir), &store);
 }

@@ -8,10 +8,8 @@ use ha_audit::reader::{self, Line, LogError, LogReader};
 use ha_audit::recovery::{self, InterruptedLog};
 use ha_sync_core::record::{Identity, OperationKind};
 
-use crate::{
-    dead_log, finished_log, flush, intent, interrupted, iteration, number, open as open_store, operation, operations,
-    success,
-};
+use crate::ground::Ground;
+use crate::{dead_log, finished_log, flush, intent, interrupted, iteration, operation, operations, success};
 
 fn append(path: &Path, bytes: &[u8]) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
@@ -241,9 +239,9 @@ fn a_full_disk_leaves_whole_lines_and_no_trailer() {
     let outcome = log.outcome(&found).unwrap();
     assert_eq!(outcome.counts.files_created, last);
     log.conclude(&found, &outcome).unwrap();
-    let store = open_store(dir.path());
-    assert_eq!(flush(dir.path(), &store).0.operations, last);
-    assert_eq!(number(dir.path(), "SELECT COUNT(DISTINCT seq) FROM sync_operations"), last as i64);
+    let place = Ground::sqlite();
+    assert_eq!(flush(dir.path(), &place.open()).0.operations, last);
+    assert_eq!(place.number("SELECT COUNT(DISTINCT seq) FROM sync_operations"), last as i64);
 }
 
 #[test]

@@ -4,13 +4,15 @@
 
 mod crash;
 mod directory;
+mod ground;
 mod log;
+mod schema;
+mod server;
 mod store;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ha_audit::dsn::Dsn;
 use ha_audit::flush::{FlushEvent, FlushSummary, flush_all};
 use ha_audit::oplog::OpLog;
 use ha_audit::store::Store;
@@ -19,7 +21,6 @@ use ha_sync_core::record::{
     Counts, Identity, Intent, Iteration, Operation, OperationKind, OperationStatus, Outcome, Status,
 };
 use jiff::Timestamp;
-use sqlx::{Connection, SqliteConnection};
 
 const START: &str = "2026-04-13T15:23:57.123Z";
 
@@ -105,10 +106,6 @@ fn dead_log(dir: &Path, iteration: &Iteration, count: u64) -> PathBuf {
     log.path().to_owned()
 }
 
-fn open(dir: &Path) -> Store {
-    Store::open(&Dsn::Sqlite(dir.join("audit.db")), Duration::from_secs(5)).unwrap()
-}
-
 fn flush(dir: &Path, store: &Store) -> (FlushSummary, Vec<String>) {
     let mut events = Vec::new();
     let summary = flush_all(dir, store, &mut |event| {
@@ -123,22 +120,6 @@ fn flush(dir: &Path, store: &Store) -> (FlushSummary, Vec<String>) {
         events.push(format!("{word} {}", path.file_name().unwrap().display()));
     });
     (summary, events)
-}
-
-/// Reads a number from the database beside the store.
-fn number(dir: &Path, query: &'static str) -> i64 {
-    sql(dir, async |connection| sqlx::query_scalar(query).fetch_one(connection).await.unwrap())
-}
-
-fn sql<T>(dir: &Path, run: impl AsyncFnOnce(&mut SqliteConnection) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        let url = format!("sqlite://{}?mode=rwc", dir.join("audit.db").display());
-        let mut connection = SqliteConnection::connect(&url).await.unwrap();
-        let result = run(&mut connection).await;
-        connection.close().await.unwrap();
-        result
-    })
 }
 
 fn logs(dir: &Path) -> Vec<String> {

@@ -6,7 +6,18 @@ use ha_audit::oplog::OpLog;
 use ha_audit::store::{Store, StoreError};
 use ha_sync_core::record::{Fingerprint, Operation, OperationKind, OperationStatus, Status, Way};
 
-use crate::{finished_log, iteration, number, open, operation, operations, sql, success, time};
+use crate::ground::{Ground, block_on, on_both};
+use crate::{finished_log, iteration, operation, operations, success, time};
+
+on_both! {
+    every_field_of_an_operation_is_stored,
+    the_ids_of_runs_have_no_gaps,
+    a_hundred_thousand_operations_are_flushed_once,
+    a_dry_run_is_compared_by_its_set_of_operations,
+    pruning_keeps_the_last_successful_runs,
+    a_new_database_may_be_opened_by_many_at_once,
+    a_newer_schema_is_refused,
+}
 
 const PLAN: &str = "
 CREATE TABLE sync_iterations (
@@ -31,14 +42,12 @@ INSERT INTO sync_operations (iteration_id, operation, filepath, started_at, stat
            (2, 'delete', 'x', '2026-04-02 10:00:00', 'fail');
 ";
 
-#[test]
-fn every_field_of_an_operation_is_stored() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+fn every_field_of_an_operation_is_stored(place: &Ground) {
+    let store = place.open();
     let run = iteration("media", 0);
     store.begin(&run).unwrap();
     assert_eq!(store.iterations(None, 1).unwrap()[0].status, Status::Running);
-    let log = OpLog::create(dir.path(), &run).unwrap();
+    let log = OpLog::create(place.path(), &run).unwrap();
     let failed = Operation {
         seq: 2,
         operation: OperationKind::Update,
@@ -59,47 +68,35 @@ fn every_field_of_an_operation_is_stored() {
     let path = log.finish(&success(1)).unwrap();
     let flushed = store.flush(&path).unwrap();
     assert_eq!((flushed.operations, flushed.status, flushed.interrupted), (2, Status::Success, false));
-    type Row = (i64, i64, String, String, Option<i64>, Option<i64>, Option<String>, Option<String>, String);
-    let rows: Vec<Row> = sql(dir.path(), async |connection| {
-        sqlx::query_as(
-            "SELECT seq, dry_run, operation, filepath, size_before, size_after, md5_before, md5_after, started_at \
-             FROM sync_operations ORDER BY seq",
-        )
-        .fetch_all(connection)
-        .await
-        .unwrap()
-    });
-    let md5 = operation(1).md5_after;
-    let started = "2026-04-13 15:23:57.123".to_owned();
-    assert_eq!(rows[0], (1, 0, "create".to_owned(), operation(1).filepath, None, Some(10), None, md5, started));
-    let started = "2026-04-13 15:23:58.000".to_owned();
-    let (path, md5) = ("a\\\\b\\xff ü\n".to_owned(), Some("b".repeat(32)));
-    assert_eq!(rows[1], (2, 0, "update".to_owned(), path, Some(7), Some(i64::MAX), md5, None, started));
-    type Rest = (Option<String>, String, Option<String>, Option<String>, Option<String>);
-    let rows: Vec<Rest> = sql(dir.path(), async |connection| {
-        sqlx::query_as("SELECT ended_at, status, error_message, reason, direction FROM sync_operations ORDER BY seq")
-            .fetch_all(connection)
-            .await
-            .unwrap()
-    });
-    assert_eq!(rows[0], (Some("2026-04-13 15:23:57.124".to_owned()), "success".to_owned(), None, None, None));
-    let texts = (Some("no".to_owned()), Some("tie".to_owned()), Some("b-to-a".to_owned()));
-    assert_eq!(rows[1], (None, "fail".to_owned(), texts.0, texts.1, texts.2));
+    let rows = place.rows(
+        "SELECT seq, dry_run, operation, filepath, size_before, size_after, md5_before, md5_after, started_at, \
+         ended_at, status, error_message, reason, direction FROM sync_operations ORDER BY seq",
+    );
+    let [path, md5] = [operation(1).filepath, operation(1).md5_after.unwrap()];
+    let start = "2026-04-13 15:23:57.123";
+    let first =
+        ["1", "0", "create", &path, "", "10", "", &md5, start, "2026-04-13 15:23:57.124", "success", "", "", ""];
+    let (path, md5, most) = ("a\\\\b\\xff ü\n", "b".repeat(32), i64::MAX.to_string());
+    let start = "2026-04-13 15:23:58.000";
+    let second = ["2", "0", "update", path, "7", &most, &md5, "", start, "", "fail", "no", "tie", "b-to-a"];
+    for (row, expected) in rows.iter().zip([first, second]) {
+        let row: Vec<_> = row.iter().map(|value| value.as_deref().unwrap_or_default()).collect();
+        assert_eq!(row, expected);
+    }
+    assert_eq!(rows.len(), 2);
     let row = &store.iterations(Some(&run.sync_pair), 5).unwrap()[0];
     assert_eq!(row.run_id.as_deref(), Some(run.run_id.as_str()));
     assert_eq!((row.started_at, row.ended_at), (run.started_at, Some(success(1).ended_at)));
     assert_eq!((&row.counts, row.status, row.lease_transitions), (&success(1).counts, Status::Success, Some(7)));
 }
 
-#[test]
-fn the_ids_of_runs_have_no_gaps() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+fn the_ids_of_runs_have_no_gaps(place: &Ground) {
+    let store = place.open();
     for run in 0..3 {
         let iteration = iteration("media", run);
         store.begin(&iteration).unwrap();
         store.begin(&iteration).unwrap();
-        let log = finished_log(dir.path(), &iteration, 3);
+        let log = finished_log(place.path(), &iteration, 3);
         store.begin_flush(&log).unwrap();
         store.flush(&log).unwrap();
         store.flush(&log).unwrap();
@@ -108,11 +105,9 @@ fn the_ids_of_runs_have_no_gaps() {
     assert_eq!(ids, [3, 2, 1]);
 }
 
-#[test]
-fn a_hundred_thousand_operations_are_flushed_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let log = OpLog::create(dir.path(), &iteration("media", 0)).unwrap();
+fn a_hundred_thousand_operations_are_flushed_once(place: &Ground) {
+    let store = place.open();
+    let log = OpLog::create(place.path(), &iteration("media", 0)).unwrap();
     for from in (0..100_000).step_by(1000) {
         log.append(&operations(from + 1..=from + 1000)).unwrap();
     }
@@ -122,25 +117,23 @@ fn a_hundred_thousand_operations_are_flushed_once() {
         assert_eq!(store.flush(&path).unwrap().operations, 100_000);
         println!("{:.0} operations a second", 100_000.0 / begun.elapsed().as_secs_f64());
     }
-    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 100_000);
-    assert_eq!(number(dir.path(), "SELECT SUM(seq) FROM sync_operations"), 5_000_050_000);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 100_000);
+    assert_eq!(place.number("SELECT SUM(seq) FROM sync_operations"), 5_000_050_000);
 }
 
-#[test]
-fn a_dry_run_is_compared_by_its_set_of_operations() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+fn a_dry_run_is_compared_by_its_set_of_operations(place: &Ground) {
+    let store = place.open();
     let mut dry = iteration("media", 5);
     dry.dry_run = true;
-    finished_dry(dir.path(), &store, &dry, 1500);
+    finished_dry(place.path(), &store, &dry, 1500);
     // none of these count: a real run, a failed dry run, an older one, another direction
-    store.flush(&finished_log(dir.path(), &iteration("media", 9), 2)).unwrap();
+    store.flush(&finished_log(place.path(), &iteration("media", 9), 2)).unwrap();
     let mut failed = iteration("media", 8);
     failed.dry_run = true;
-    store.flush(&crate::dead_log(dir.path(), &failed, 2)).unwrap();
+    store.flush(&crate::dead_log(place.path(), &failed, 2)).unwrap();
     let mut older = iteration("media", 1);
     older.dry_run = true;
-    finished_dry(dir.path(), &store, &older, 3);
+    finished_dry(place.path(), &store, &older, 3);
     let mut expected = Fingerprint::default();
     for operation in operations(1..=1500).iter().rev() {
         expected.add(operation.direction, &operation.filepath, operation.operation, operation.size_before);
@@ -148,7 +141,7 @@ fn a_dry_run_is_compared_by_its_set_of_operations() {
     let (pair, direction) = (&dry.sync_pair, &dry.direction);
     assert_eq!(store.last_dry_run(pair, direction).unwrap(), Some((dry.started_at, expected)));
     assert_eq!(store.last_dry_run(pair, &"other".parse().unwrap()).unwrap(), None);
-    let read_only = Store::open_read_only(&Dsn::Sqlite(dir.path().join("audit.db")), Duration::ZERO).unwrap();
+    let read_only = place.open_read_only().unwrap();
     assert_eq!(read_only.last_dry_run(pair, direction).unwrap().unwrap().1, expected);
     assert!(read_only.begin(&iteration("media", 20)).is_err());
 }
@@ -157,22 +150,20 @@ fn finished_dry(dir: &std::path::Path, store: &Store, run: &ha_sync_core::record
     store.flush(&finished_log(dir, run, count)).unwrap();
 }
 
-#[test]
-fn pruning_keeps_the_last_successful_runs() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+fn pruning_keeps_the_last_successful_runs(place: &Ground) {
+    let store = place.open();
     let mut kept = Vec::new();
     for (pair, number, dry, count) in
         [("media", 0, true, 3), ("media", 1, false, 6000), ("media", 2, false, 4), ("photos", 3, false, 2)]
     {
         let mut run = iteration(pair, number);
         run.dry_run = dry;
-        store.flush(&finished_log(dir.path(), &run, count)).unwrap();
+        store.flush(&finished_log(place.path(), &run, count)).unwrap();
         if number != 1 {
             kept.push(run.run_id.to_string());
         }
     }
-    store.flush(&crate::dead_log(dir.path(), &iteration("media", 4), 5)).unwrap();
+    store.flush(&crate::dead_log(place.path(), &iteration("media", 4), 5)).unwrap();
     store.begin(&iteration("media", 5)).unwrap();
     store.begin(&iteration("media", 50)).unwrap();
     kept.push(iteration("media", 50).run_id.to_string());
@@ -183,58 +174,51 @@ fn pruning_keeps_the_last_successful_runs() {
     let mut left: Vec<_> = store.iterations(None, 10).unwrap().into_iter().filter_map(|row| row.run_id).collect();
     left.sort();
     assert_eq!(left, kept);
-    assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 9);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 9);
 }
 
 #[test]
 fn a_database_made_from_the_plan_is_adopted() {
-    let dir = tempfile::tempdir().unwrap();
-    sql(dir.path(), async |connection| {
-        sqlx::raw_sql(PLAN).execute(connection).await.unwrap();
-    });
-    let refused = Store::open_read_only(&Dsn::Sqlite(dir.path().join("audit.db")), Duration::ZERO).unwrap_err();
+    let place = Ground::sqlite();
+    place.run(PLAN);
+    let refused = place.open_read_only().unwrap_err();
     assert!(matches!(refused, StoreError::Schema { found: 0, .. }), "{refused}");
-    let store = open(dir.path());
+    let store = place.open();
     let rows = store.iterations(None, 10).unwrap();
     assert_eq!((rows[0].sync_pair.as_str(), rows[0].status), ("media", Status::PartialFailure));
     assert_eq!((rows[1].sync_pair.as_str(), &rows[1].run_id, rows[1].dry_run), ("Old Pair", &None, true));
     assert_eq!(rows[1].started_at, time("2026-04-01T10:00:00.5Z"));
-    let numbers: Vec<(i64, i64, String)> = sql(dir.path(), async |connection| {
-        sqlx::query_as("SELECT iteration_id, seq, started_at FROM sync_operations ORDER BY id")
-            .fetch_all(connection)
-            .await
-            .unwrap()
-    });
-    let at = "2026-04-02 10:00:00.000".to_owned();
-    assert_eq!(numbers, [(2, 1, at.clone()), (1, 1, at.clone()), (2, 2, at)]);
-    store.flush(&finished_log(dir.path(), &iteration("media", 0), 3)).unwrap();
+    let numbers = place.rows("SELECT iteration_id, seq, started_at FROM sync_operations ORDER BY id");
+    let numbers: Vec<_> = numbers.into_iter().map(|row| row.into_iter().flatten().collect::<Vec<_>>()).collect();
+    let at = "2026-04-02 10:00:00.000";
+    assert_eq!(numbers, [["2", "1", at], ["1", "1", at], ["2", "2", at]]);
+    store.flush(&finished_log(place.path(), &iteration("media", 0), 3)).unwrap();
     drop(store);
-    assert_eq!(open(dir.path()).iterations(None, 10).unwrap().len(), 3);
+    assert_eq!(place.open().iterations(None, 10).unwrap().len(), 3);
 }
 
-#[test]
-fn a_new_database_may_be_opened_by_many_at_once() {
+fn a_new_database_may_be_opened_by_many_at_once(place: &Ground) {
     for _ in 0..10 {
-        let dir = tempfile::tempdir().unwrap();
+        let place = place.another();
         std::thread::scope(|scope| {
             for number in 0..4 {
-                let dir = dir.path();
+                let place = &place;
                 scope.spawn(move || {
-                    let store = open(dir);
-                    store.flush(&finished_log(dir, &iteration("media", number), 200)).unwrap();
+                    let store = place.open();
+                    store.flush(&finished_log(place.path(), &iteration("media", number), 200)).unwrap();
                 });
             }
         });
-        assert_eq!(number(dir.path(), "SELECT COUNT(*) FROM sync_operations"), 800);
+        assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 800);
     }
 }
 
 #[test]
 fn a_database_that_cannot_be_opened_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let no_database = dir.path().join("text.db");
+    let place = Ground::sqlite();
+    let no_database = place.path().join("text.db");
     fs::write(&no_database, "not a database, but long enough to be looked at ".repeat(100)).unwrap();
-    for path in [dir.path().join("missing/audit.db"), no_database, dir.path().to_owned()] {
+    for path in [place.path().join("missing/audit.db"), no_database, place.path().to_owned()] {
         let error = Store::open(&Dsn::Sqlite(path.clone()), Duration::from_secs(5)).unwrap_err();
         assert!(matches!(error, StoreError::Unreachable { retryable: false, .. }), "{error:?}");
         assert_eq!(error.to_string(), format!("failed to open audit database: {}", path.display()));
@@ -242,25 +226,22 @@ fn a_database_that_cannot_be_opened_is_named() {
     }
 }
 
-#[test]
-fn a_newer_schema_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()));
-    sql(dir.path(), async |connection| {
-        sqlx::raw_sql("UPDATE ha_sync_schema SET version = 99 WHERE version = 3").execute(connection).await.unwrap();
-    });
-    let error = Store::open(&Dsn::Sqlite(dir.path().join("audit.db")), Duration::ZERO).unwrap_err();
+fn a_newer_schema_is_refused(place: &Ground) {
+    drop(place.open());
+    place.run("INSERT INTO ha_sync_schema (version) VALUES (99)");
+    let error = place.try_open(Duration::from_secs(5)).unwrap_err();
     assert!(matches!(error, StoreError::Schema { found: 99, .. }) && !error.is_retryable());
 }
 
 #[test]
 fn a_locked_database_is_retryable() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()));
-    let store = Store::open(&Dsn::Sqlite(dir.path().join("audit.db")), Duration::from_millis(50)).unwrap();
+    let place = Ground::sqlite();
+    drop(place.open());
+    let store = place.try_open(Duration::from_millis(50)).unwrap();
     let run = iteration("media", 0);
-    let error = sql(dir.path(), async |connection| {
-        sqlx::raw_sql("BEGIN IMMEDIATE").execute(connection).await.unwrap();
+    let error = block_on(async {
+        let mut connection = place.sqlite_connection().await;
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
         std::thread::scope(|scope| scope.spawn(|| store.begin(&run).unwrap_err()).join().unwrap())
     });
     assert!(error.is_retryable(), "{error:?}");

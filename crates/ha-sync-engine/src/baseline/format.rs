@@ -80,6 +80,20 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn number(&mut self) -> Result<u128, Malformed> {
+        // Nearly all numbers have 9 bytes at the most, and those fit a register.
+        let mut number = 0_u64;
+        for (index, byte) in self.0.iter().take(9).enumerate() {
+            number |= u64::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                self.0 = &self.0[index + 1..];
+                return Ok(number.into());
+            }
+        }
+        self.large_number()
+    }
+
+    #[cold]
+    fn large_number(&mut self) -> Result<u128, Malformed> {
         let mut number = 0_u128;
         for shift in (0..128).step_by(7) {
             let byte = self.byte()?;
@@ -257,15 +271,17 @@ impl<'a> Block<'a> {
     pub(super) fn entries(mut self, swapped: bool) -> Result<Vec<Named>, Malformed> {
         let mut entries: Vec<Named> = Vec::with_capacity(self.count);
         let mut before = Before::new();
-        for index in 0..self.count {
+        for _ in 0..self.count {
             let shared: usize = self.reader.narrow()?;
             let rest = self.reader.bytes()?;
-            let mut name = before.name.get(..shared).ok_or(Malformed)?.to_vec();
+            let last = entries.last().map(|(name, _)| &name[..]);
+            let kept = last.unwrap_or_default().get(..shared).ok_or(Malformed)?;
+            let mut name = Vec::with_capacity(shared + rest.len());
+            name.extend_from_slice(kept);
             name.extend_from_slice(rest);
-            if index > 0 && name <= before.name {
+            if last.is_some_and(|last| *last >= *name) {
                 return Err(Malformed);
             }
-            before.name.clone_from(&name);
             let agreed = read_agreed(&mut self.reader, &mut before)?;
             entries.push((name, if swapped { agreed.map(Agreed::swapped) } else { agreed }));
         }

@@ -1,0 +1,285 @@
+//! `ha-volume backupstore`.
+
+use std::path::Path;
+
+use ha_cli::exit::ExitCode;
+use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
+use ha_cli::table::{Align, Table};
+use ha_longhorn::backupstore::{
+    self, BackupConfig, BackupError, BackupImage, Compression, DirectoryStore, Store, WriteError, WriteOrder,
+};
+use ha_longhorn::layered::Image as _;
+use ha_longhorn::merge::Source;
+use ha_sync_fs::error::printable_path;
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::arguments::{
+    BackupListArguments, BackupRestoreArguments, BackupVerifyArguments, BackupWriteArguments, CompressionName,
+};
+use crate::merge::{self, Made, Making, Outputs};
+use crate::work::{self, Work};
+use crate::{print, source};
+
+fn open(target: &Path) -> Result<DirectoryStore, Failure> {
+    if !ha_sync_fs::local::is_directory(&ha_sync_fs::local::canonical(target)) {
+        let message = format!("the backup target is no directory: {}", printable_path(target));
+        return Err(Failure::new(FailureKind::Failed, message).hint("is it mounted: findmnt"));
+    }
+    Ok(DirectoryStore::new(target.to_owned()))
+}
+
+fn failure(error: &BackupError) -> Failure {
+    match error {
+        BackupError::Locked { .. } => Failure::from_error(FailureKind::LockHeld, error)
+            .hint("when no Longhorn uses this store any more: --ignore-locks"),
+        BackupError::Name(_) | BackupError::Compression { .. } | BackupError::Size { .. } => {
+            Failure::from_error(FailureKind::Usage, error)
+        }
+        BackupError::Exists { .. } | BackupError::Unfinished { .. } => Failure::from_error(FailureKind::Halted, error),
+        BackupError::Missing { .. } => {
+            Failure::from_error(FailureKind::Failed, error).hint("ha-volume backupstore ls --target DIR")
+        }
+        _ => Failure::from_error(FailureKind::Failed, error),
+    }
+}
+
+pub(crate) fn list(arguments: &BackupListArguments) -> Result<ExitCode, Failure> {
+    let store = open(&arguments.target.target)?;
+    let volumes = match &arguments.volume {
+        Some(volume) => vec![volume.clone()],
+        None => backupstore::volumes(&store).map_err(|error| failure(&error))?,
+    };
+    let (mut listed, mut unusable) = (Vec::new(), false);
+    let mut table = Table::new([Align::Left, Align::Left, Align::Right, Align::Left, Align::Left, Align::Left]);
+    table.row(["volume", "backup", "data", "finished", "snapshot", "packed"]);
+    for name in &volumes {
+        let config = backupstore::volume(&store, name).map_err(|error| failure(&error))?;
+        if config.is_none() && arguments.volume.is_some() {
+            let path = backupstore::volume_path(name);
+            return Err(failure(&BackupError::Missing { path }));
+        }
+        let mut backups = Vec::new();
+        for backup in backupstore::backups(&store, name).map_err(|error| failure(&error))? {
+            match backupstore::backup(&store, name, &backup) {
+                Ok(config) => {
+                    let finished = if config.created.is_empty() { "NEVER" } else { &config.created };
+                    table.row([
+                        name.clone(),
+                        backup,
+                        human_bytes(config.blocks.len() as u64 * config.block_size),
+                        finished.to_owned(),
+                        config.snapshot.clone(),
+                        config.compression.name().to_owned(),
+                    ]);
+                    backups.push(json!(config));
+                }
+                Err(error) => {
+                    work::note("warning", &failure(&error).one_line());
+                    unusable = true;
+                }
+            }
+        }
+        listed.push(json!({
+            "name": name,
+            "size": config.as_ref().map(|config| config.size),
+            "last_backup": config.as_ref().map(|config| &config.last_backup),
+            "block_count": config.as_ref().map(|config| config.block_count),
+            "backing_image": config.as_ref().map(|config| &config.backing_image).filter(|name| !name.is_empty()),
+            "backups": backups,
+        }));
+    }
+    match arguments.output.output {
+        OutputFormat::Json => print(&json_line(&json!({"target": store.place(), "volumes": listed})))?,
+        OutputFormat::Text => {
+            let mut text = Vec::new();
+            table.write(&mut text).or_failure(FailureKind::Failed)?;
+            print(&String::from_utf8_lossy(&text))?;
+        }
+    }
+    Ok(if unusable { ExitCode::Partial } else { ExitCode::Success })
+}
+
+pub(crate) fn verify(arguments: &BackupVerifyArguments) -> Result<ExitCode, Failure> {
+    let store = open(&arguments.target.target)?;
+    let volume = &arguments.volume;
+    let names = match &arguments.backup {
+        Some(name) => vec![name.clone()],
+        None => backupstore::backups(&store, volume).map_err(|error| failure(&error))?,
+    };
+    if names.is_empty() {
+        return Err(failure(&BackupError::Missing { path: backupstore::volume_path(volume) }));
+    }
+    let json = arguments.output.output == OutputFormat::Json;
+    let work = Work::begin("verifying", json)?;
+    let (mut answers, mut text, mut sound) = (Vec::new(), String::new(), true);
+    for name in names {
+        let config = match backupstore::backup(&store, volume, &name) {
+            Ok(config) => config,
+            Err(error) if arguments.backup.is_none() => {
+                let line = failure(&error).one_line();
+                text.push_str(&format!("{name}: {line}\n"));
+                answers.push(json!({"backup": name, "finished": null, "faults": [line]}));
+                sound = false;
+                continue;
+            }
+            Err(error) => return Err(failure(&error)),
+        };
+        let verified = match backupstore::verify(&store, volume, &config, &work) {
+            Err(BackupError::Stopped) => return Err(work.stopped_by()),
+            other => other.map_err(|error| failure(&error))?,
+        };
+        let finished = !config.created.is_empty();
+        sound &= verified.faults.is_empty() && finished;
+        let state = match (finished, verified.faults.len()) {
+            (false, _) => "never finished".to_owned(),
+            (true, 0) => "sound".to_owned(),
+            (true, faults) => format!("{} blocks are damaged", grouped(faults as u64)),
+        };
+        text.push_str(&format!(
+            "{name}: {state}, {} blocks read, {}\n",
+            grouped(verified.blocks),
+            human_bytes(verified.bytes)
+        ));
+        for fault in &verified.faults {
+            text.push_str(&format!("  {fault}\n"));
+        }
+        answers.push(json!({
+            "backup": name, "finished": finished, "blocks": verified.blocks, "bytes": verified.bytes,
+            "faults": verified.faults,
+        }));
+    }
+    work.end();
+    match json {
+        true => print(&json_line(&json!({"volume": volume, "sound": sound, "backups": answers})))?,
+        false => print(&text)?,
+    }
+    Ok(if sound { ExitCode::Success } else { ExitCode::Partial })
+}
+
+pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Failure> {
+    let BackupRestoreArguments { volume, backup, output, output_format, sha256, force, target } = arguments;
+    let outputs = Outputs::of(output)?;
+    let store = open(&target.target)?;
+    let known = backupstore::volume(&store, volume)
+        .map_err(|error| failure(&error))?
+        .ok_or_else(|| failure(&BackupError::Missing { path: backupstore::volume_path(volume) }))?;
+    let name = match backup {
+        Some(name) => name.clone(),
+        None if known.last_backup.is_empty() => {
+            return Err(failure(&BackupError::Missing {
+                path: format!("{}/backups", backupstore::volume_path(volume)),
+            }));
+        }
+        None => known.last_backup.clone(),
+    };
+    if !known.backing_image.is_empty() {
+        let message =
+            format!("the volume lies on a backing image, which the backup does not hold: {}", known.backing_image);
+        return Err(Failure::new(FailureKind::Halted, message)
+            .hint("only Longhorn can restore it: a new volume with spec.fromBackup"));
+    }
+    let config: BackupConfig = backupstore::backup(&store, volume, &name).map_err(|error| failure(&error))?;
+    let sum = backupstore::block_name(&config.to_bytes());
+    let created = config.created.clone();
+    let place = store.place();
+    let mut image = BackupImage::new(store, volume, config, known.size).map_err(|error| failure(&error))?;
+    let making = Making {
+        format: (*output_format).into(),
+        sha256: *sha256,
+        force: *force,
+        source: Source {
+            directory: format!("{place}: backup {name} of {volume}"),
+            chain: Vec::new(),
+            backing: None,
+            best_effort: false,
+            fingerprint: sum,
+        },
+        ambiguous: None,
+    };
+    let work = Work::begin("restoring", outputs.format == OutputFormat::Json)?;
+    let made = merge::make(&mut image, &outputs, &making, &work)?;
+    work.end();
+    let (blocks_sha256, whole) = match &made {
+        Made::File(done) => (&done.marker.blocks_sha256, &done.marker.sha256),
+        Made::Passed(hashes) => (&hashes.blocks_sha256, &hashes.sha256),
+    };
+    outputs.print(&match outputs.format {
+        OutputFormat::Json => json_line(&json!({
+            "image": printable_path(&outputs.image), "volume": volume, "backup": name, "size": image.size(),
+            "blocks_sha256": blocks_sha256, "sha256": whole, "finished": created,
+        })),
+        OutputFormat::Text => format!(
+            "{}: {} ({} bytes), backup {name} of {volume}, finished {created}\nblocks sha256 {blocks_sha256}\n",
+            printable_path(&outputs.image),
+            human_bytes(image.size()),
+            grouped(image.size()),
+        ),
+    })?;
+    Ok(ExitCode::Success)
+}
+
+pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failure> {
+    let store = open(&arguments.target.target)?;
+    let mut opened = source::open(&arguments.path, &arguments.source)?;
+    if ![backupstore::BLOCK_SIZE, backupstore::LARGE_BLOCK_SIZE].contains(&arguments.block_size) {
+        return Err(Failure::new(FailureKind::Usage, "a block of a backup has 2MiB or 16MiB"));
+    }
+    let known = backupstore::volume(&store, &arguments.volume).map_err(|error| failure(&error))?;
+    let compression = match (arguments.compression, &known) {
+        (Some(CompressionName::Lz4), _) => Compression::Lz4,
+        (Some(CompressionName::Gzip), _) => Compression::Gzip,
+        (Some(CompressionName::None), _) => Compression::None,
+        (None, Some(known)) => [Compression::Lz4, Compression::Gzip, Compression::None]
+            .into_iter()
+            .find(|compression| known.is_packed_with(*compression))
+            .unwrap_or(Compression::Lz4),
+        (None, None) => Compression::Lz4,
+    };
+    let now = format!("{:.0}", Timestamp::now());
+    let random = random();
+    let name = arguments.name.clone().unwrap_or_else(|| format!("backup-{random}"));
+    let order = WriteOrder {
+        volume: arguments.volume.clone(),
+        name: name.clone(),
+        snapshot: arguments.source.snapshot.clone().unwrap_or_else(|| format!("ha-volume-{random}")),
+        now: now.clone(),
+        snapshot_created: now,
+        labels: arguments.label.iter().cloned().collect(),
+        compression,
+        block_size: arguments.block_size,
+        ignore_locks: arguments.ignore_locks,
+    };
+    let json = arguments.output.output == OutputFormat::Json;
+    let work = Work::begin("writing", json)?;
+    let written = backupstore::write(&store, &mut *opened.image, &order, &work).map_err(|error| match &error {
+        WriteError::Backup(BackupError::Stopped) => work.stopped_by(),
+        WriteError::Backup(cause) => failure(cause),
+        WriteError::Changed(_) => Failure::from_error(FailureKind::Halted, &error),
+        WriteError::Read(_) => Failure::from_error(FailureKind::Failed, &error),
+    })?;
+    work.end();
+    let url = format!("TARGET?backup={name}&volume={}", arguments.volume);
+    match json {
+        true => print(&json_line(&json!({
+            "volume": arguments.volume, "backup": name, "written": written, "url": url,
+            "despite_damage": opened.damaged, "best_effort": opened.source.best_effort,
+        })))?,
+        false => print(&format!(
+            "{}: {} blocks, {} new, {} written\nnext, a new volume with spec.fromBackup: {url} (TARGET as Longhorn calls it, like nfs://host:/path)\n",
+            written.path,
+            grouped(written.blocks),
+            grouped(written.new_blocks),
+            human_bytes(written.uploaded),
+        ))?,
+    }
+    Ok(if opened.damaged || opened.source.best_effort { ExitCode::Partial } else { ExitCode::Success })
+}
+
+/// Returns 16 random hexadecimal digits, as Longhorn names its backups.
+fn random() -> String {
+    let mut bytes = [0; 8];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    format!("{:016x}", u64::from_le_bytes(bytes))
+}

@@ -1,0 +1,111 @@
+//! `ha-volume inspect`.
+
+use ha_cli::exit::ExitCode;
+use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
+use ha_cli::table::{Align, Table};
+use ha_longhorn::checksum::Verdict;
+use ha_longhorn::extent::Method;
+use ha_longhorn::finding::{Finding, Severity};
+use ha_longhorn::inspect::{self, Report};
+use ha_longhorn::replica::Replica;
+use ha_sync_fs::error::printable_path;
+use serde_json::json;
+
+use crate::arguments::InspectArguments;
+use crate::work::Work;
+use crate::{print, render, source};
+
+pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
+    let InspectArguments { directory, quick, backing, head, output } = arguments;
+    let replica = source::replica(directory, head.as_deref())?;
+    let below = source::backing_image(backing.as_deref())?;
+    let work = Work::begin("reading", output.output == OutputFormat::Json)?;
+    let report = inspect::report(&replica, below, !quick, &work).or_failure(FailureKind::Failed)?;
+    work.end();
+    match output.output {
+        OutputFormat::Json => print(&json_line(&json!({
+            "directory": printable_path(directory),
+            "size": replica.size,
+            "meta": replica.meta,
+            "revision": replica.revision,
+            "chain": replica.chain.as_ref().ok(),
+            "layers": report.layers,
+            "inside": report.inside,
+            "findings": report.findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
+        })))?,
+        OutputFormat::Text => print(&text(arguments, &replica, &report)?)?,
+    }
+    Ok(code(&report.findings))
+}
+
+/// Returns 3 for a replica that is damaged, so that a script notices.
+pub(crate) fn code(findings: &[Finding]) -> ExitCode {
+    match findings.iter().any(|finding| finding.severity() == Severity::Damage) {
+        true => ExitCode::Partial,
+        false => ExitCode::Success,
+    }
+}
+
+fn text(arguments: &InspectArguments, replica: &Replica, report: &Report) -> Result<String, Failure> {
+    let mut facts = Table::new([Align::Left, Align::Left]);
+    facts.row(["replica".to_owned(), printable_path(&arguments.directory)]);
+    facts.row(["size".to_owned(), format!("{} ({} bytes)", human_bytes(replica.size), grouped(replica.size))]);
+    if let Some(meta) = &replica.meta {
+        let flags = [("dirty", meta.dirty), ("rebuilding", meta.rebuilding), ("encrypted", meta.encrypted)];
+        let set: Vec<&str> = flags.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
+        facts.row(["flags".to_owned(), if set.is_empty() { "none".to_owned() } else { set.join(", ") }]);
+    }
+    if let Some(revision) = replica.revision {
+        facts.row(["revision".to_owned(), grouped(revision)]);
+    }
+    facts.row(["inside".to_owned(), render::inside(report.inside.as_ref())]);
+    let mut layers =
+        Table::new([Align::Left, Align::Right, Align::Right, Align::Right, Align::Left, Align::Left, Align::Left]);
+    layers.row(["layer", "length", "data", "extents", "written", "checksum", "remarks"]);
+    for layer in &report.layers {
+        let name = match layer.place {
+            Some(place) => format!("{}{}", "  ".repeat(place.min(12)), layer.name),
+            None => format!("({})", layer.name),
+        };
+        let checksum = match &layer.checksum {
+            Verdict::Absent => "-",
+            Verdict::Verified => "verified",
+            Verdict::Unchecked => "not checked",
+            Verdict::Stale => "stale",
+            Verdict::Wrong { .. } => "WRONG",
+        };
+        let mut remarks = Vec::new();
+        if layer.removed {
+            remarks.push("removed, its data count".to_owned());
+        }
+        if layer.extents.unwritten > 0 {
+            remarks.push(format!("{} unwritten", human_bytes(layer.extents.unwritten)));
+        }
+        if layer.extents.method != Method::Fiemap {
+            remarks.push("no FIEMAP".to_owned());
+        }
+        for (name, value) in &layer.labels {
+            remarks.push(format!("{name}={value}"));
+        }
+        layers.row([
+            name,
+            human_bytes(layer.length),
+            human_bytes(layer.extents.bytes),
+            grouped(layer.extents.extents),
+            render::time(layer.modified),
+            checksum.to_owned(),
+            remarks.join(", "),
+        ]);
+    }
+    let mut text = Vec::new();
+    facts.write(&mut text).or_failure(FailureKind::Failed)?;
+    text.push(b'\n');
+    layers.write(&mut text).or_failure(FailureKind::Failed)?;
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    if !report.findings.is_empty() {
+        text.push('\n');
+        render::findings(&mut text, &report.findings);
+    }
+    Ok(text)
+}

@@ -1,0 +1,178 @@
+//! `ha-volume scan`.
+
+use std::path::Path;
+
+use ha_cli::exit::ExitCode;
+use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_cli::summary::{OutputFormat, human_bytes, json_line};
+use ha_cli::table::{Align, Table};
+use ha_longhorn::finding::{Finding, Severity};
+use ha_longhorn::rank::{Place, Standing};
+use ha_longhorn::scan::{self, Disk, Row};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::arguments::ScanArguments;
+use crate::ssh::{self, Remote};
+use crate::work;
+use crate::{print, render, source};
+
+/// Is what a scan on another host answers.
+#[derive(Deserialize)]
+struct Answer {
+    disks: Vec<Disk>,
+    replicas: Vec<Row>,
+}
+
+pub(crate) fn serve(arguments: &ScanArguments) -> Result<ExitCode, Failure> {
+    let (mut disks, mut rows, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for place in &arguments.places {
+        let found = match Remote::parse(place)? {
+            Some(remote) => remote_scan(&remote, arguments),
+            None => local_scan(Path::new(place)),
+        };
+        match found {
+            Ok((more_disks, more_rows)) => {
+                disks.extend(more_disks);
+                rows.extend(more_rows);
+            }
+            // The others may hold what is looked for.
+            Err(failure) if arguments.places.len() > 1 => failed.push(failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    let ranked = scan::rank(rows, arguments.before);
+    match arguments.output.output {
+        OutputFormat::Json => {
+            let replicas: Vec<_> = ranked.iter().map(|(row, place)| object(row, place)).collect();
+            let failed: Vec<_> = failed.iter().map(Failure::one_line).collect();
+            print(&json_line(&json!({"disks": disks, "replicas": replicas, "failed": failed})))?;
+        }
+        OutputFormat::Text => print(&text(&disks, &ranked)?)?,
+    }
+    for failure in &failed {
+        failure.print(ha_cli::report::LogFormat::Text);
+    }
+    if let [Disk::V2 { path }] = disks.as_slice() {
+        return Err(source::declined(Path::new(path)));
+    }
+    Ok(if failed.is_empty() { ExitCode::Success } else { ExitCode::Partial })
+}
+
+fn object(row: &Row, place: &Place) -> serde_json::Value {
+    let mut value = json!(row);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("place".to_owned(), json!(place));
+        // With the sentences beside the data; a program of this kind reads the data back.
+        object.insert("findings".to_owned(), row.findings.iter().map(Finding::to_json).collect());
+    }
+    value
+}
+
+type Found = (Vec<Disk>, Vec<Row>);
+
+fn local_scan(place: &Path) -> Result<Found, Failure> {
+    let (disk, paths) = scan::find(place).or_failure(FailureKind::Failed).map_err(|failure| {
+        failure.hint("where Longhorn keeps its data: kubectl -n longhorn-system get settings default-data-path")
+    })?;
+    Ok((vec![disk], paths.iter().map(|path| scan::look(path)).collect()))
+}
+
+fn remote_scan(remote: &Remote, arguments: &ScanArguments) -> Result<Found, Failure> {
+    let words = ["scan".to_owned(), "--output=json".to_owned(), "--".to_owned(), remote.path.clone()];
+    let output = ssh::run(remote, arguments.remote_binary.as_deref(), &words)?;
+    let answer: Answer = serde_json::from_slice(&output)
+        .or_failure(FailureKind::Failed)
+        .map_err(|failure| failure.context(format!("the answer of {} cannot be understood", remote.host)))?;
+    let mut rows = answer.replicas;
+    for row in &mut rows {
+        row.host = Some(remote.host.clone());
+    }
+    Ok((answer.disks, rows))
+}
+
+fn text(disks: &[Disk], ranked: &[(Row, Place)]) -> Result<String, Failure> {
+    let mut text = String::new();
+    for disk in disks {
+        match disk {
+            Disk::V1 { path, uuid: Some(uuid), replicas } => {
+                text.push_str(&format!("disk {path}  {uuid}  {replicas} replicas\n"));
+            }
+            Disk::V1 { path, uuid: None, replicas } => text.push_str(&format!("{path}  {replicas} replicas\n")),
+            Disk::V2 { path } => text.push_str(&format!("{path}  a disk of the v2 engine, which is not read\n")),
+            Disk::Nothing { path } => text.push_str(&format!("{path}  nothing of Longhorn\n")),
+        }
+    }
+    let mut volume = None;
+    for (index, (row, place)) in ranked.iter().enumerate() {
+        if volume != Some(&row.volume) {
+            volume = Some(&row.volume);
+            text.push_str(&format!("\nvolume {}  {}\n", row.volume, human_bytes(row.size)));
+            let of_volume: Vec<_> =
+                ranked[index..].iter().take_while(|(other, _)| other.volume == row.volume).collect();
+            text.push_str(&table(&of_volume)?);
+            for (row, place) in &of_volume {
+                reasons(&mut text, row, place);
+            }
+            if let [(first, one), (second, other), ..] = of_volume.as_slice()
+                && one.close
+                && other.close
+            {
+                text.push_str(&format!(
+                    "  the first two are close, look at how they differ: ha-volume compare {} {}\n",
+                    named(first),
+                    named(second)
+                ));
+            }
+        }
+        let _ = place;
+    }
+    Ok(text)
+}
+
+fn named(row: &Row) -> String {
+    match &row.host {
+        Some(host) => format!("ssh://{host}{}", row.path),
+        None => source::word(Path::new(&row.path)),
+    }
+}
+
+fn table(rows: &[&(Row, Place)]) -> Result<String, Failure> {
+    let mut table =
+        Table::new([Align::Right, Align::Left, Align::Right, Align::Right, Align::Left, Align::Left, Align::Left]);
+    table.row(["#", "standing", "layers", "data", "written", "inside", "replica"]);
+    for (row, place) in rows {
+        let standing = match place.standing {
+            Standing::Candidate => "candidate",
+            Standing::Salvage => "salvage only",
+            Standing::Empty => "empty",
+        };
+        table.row([
+            place.rank.to_string(),
+            standing.to_owned(),
+            row.candidate.layers.map_or_else(|| "-".to_owned(), |layers| layers.to_string()),
+            human_bytes(row.candidate.allocated),
+            render::time(row.candidate.written),
+            row.inside.as_ref().map_or("unknown", |inside| inside.name()).to_owned(),
+            named(row),
+        ]);
+    }
+    let mut text = Vec::new();
+    table.write(&mut text).or_failure(FailureKind::Failed)?;
+    Ok(String::from_utf8_lossy(&text).lines().map(|line| format!("  {line}\n")).collect())
+}
+
+fn reasons(text: &mut String, row: &Row, place: &Place) {
+    let reasons: Vec<&str> = place.reasons.iter().map(|reason| reason.text.as_str()).collect();
+    text.push_str(&format!("  {}: {}\n", place.rank, ha_cli::report::printable(&reasons.join("; "))));
+    for finding in row.findings.iter().filter(|finding| finding.severity() >= Severity::Warning) {
+        text.push_str(&format!("     {}\n", ha_cli::report::printable(&finding.to_string())));
+    }
+}
+
+/// Says on stderr that something is left out.
+pub(crate) fn left_out(names: &[String]) {
+    for name in names {
+        work::note("warning", &format!("left out, being no regular file: {name}"));
+    }
+}

@@ -1,0 +1,206 @@
+//! Opens what a person names: a replica directory, an image, a device. A replica that is damaged halts here, unless
+//! it was said to go on.
+
+use std::path::Path;
+
+use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_longhorn::backing;
+use ha_longhorn::chain::ChainError;
+use ha_longhorn::finding::{Finding, Severity};
+use ha_longhorn::inside::{self, Inside};
+use ha_longhorn::inspect;
+use ha_longhorn::layered::{Image, Layered, Reading};
+use ha_longhorn::merge::{self, Source};
+use ha_longhorn::replica::Replica;
+use ha_longhorn::watch::Unwatched;
+use ha_sync_fs::error::printable_path;
+
+use crate::arguments::SourceArguments;
+use crate::work;
+
+/// Is an opened source.
+pub(crate) struct Opened {
+    pub(crate) image: Box<dyn Image>,
+    pub(crate) source: Source,
+    /// What is odd about a replica.
+    pub(crate) findings: Vec<Finding>,
+    /// Whether it is read in spite of damage.
+    pub(crate) damaged: bool,
+    pub(crate) inside: Inside,
+}
+
+/// Writes a path as an argument of a command to type.
+pub(crate) fn word(path: &Path) -> String {
+    let text = printable_path(path);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./+:@".contains(&byte);
+    if text.bytes().all(plain) && !text.is_empty() { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Opens a replica directory, or says why it cannot be.
+pub(crate) fn replica(path: &Path, head: Option<&str>) -> Result<Replica, Failure> {
+    let failed = |failure: Failure| failure.hint("ha-volume scan");
+    let replica = Replica::open(path, head).or_failure(FailureKind::Failed).map_err(failed)?;
+    if replica.layers.is_empty() && replica.meta.is_none() {
+        let failure = Failure::new(FailureKind::Usage, format!("not a replica directory: {}", printable_path(path)));
+        return Err(failed(failure));
+    }
+    Ok(replica)
+}
+
+/// Opens a backing image.
+pub(crate) fn backing_image(path: Option<&Path>) -> Result<Option<Box<dyn Image>>, Failure> {
+    path.map(|path| backing::open(path).or_failure(FailureKind::Failed)).transpose()
+}
+
+/// Opens a source for reading.
+pub(crate) fn open(path: &Path, arguments: &SourceArguments) -> Result<Opened, Failure> {
+    if ha_sync_fs::local::is_directory(&ha_sync_fs::local::canonical(path)) {
+        return open_replica(path, arguments);
+    }
+    for (given, flag) in [
+        (arguments.snapshot.is_some(), "--snapshot"),
+        (arguments.backing.is_some(), "--backing"),
+        (arguments.head.is_some(), "--head"),
+        (arguments.zeros_are_holes, "--zeros-are-holes"),
+    ] {
+        if given {
+            let message = format!("{flag} is for replica directories, and this is a file: {}", printable_path(path));
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
+    }
+    let mut image = backing::open(path).or_failure(FailureKind::Failed)?;
+    let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
+    if inside == Inside::Spdk {
+        return Err(declined(path));
+    }
+    let source = Source {
+        directory: printable_path(path),
+        chain: Vec::new(),
+        backing: None,
+        best_effort: false,
+        fingerprint: merge::fingerprint(&*image, "image"),
+    };
+    Ok(Opened { image, source, findings: Vec::new(), damaged: false, inside })
+}
+
+/// Says that a disk of the v2 engine is not for this program.
+pub(crate) fn declined(path: &Path) -> Failure {
+    Failure::new(
+        FailureKind::Halted,
+        format!("a disk of the v2 engine, whose format is another: {}", printable_path(path)),
+    )
+    .hint("only Longhorn itself can read it: start the cluster and attach the volume, or restore a backup")
+    .hint("ha-volume backupstore ls --target DIR")
+}
+
+fn open_replica(path: &Path, arguments: &SourceArguments) -> Result<Opened, Failure> {
+    let replica = replica(path, arguments.head.as_deref())?;
+    let chain = replica.chain_from(arguments.snapshot.as_deref()).map_err(|error| broken(path, &replica, &error))?;
+    let backing = needed_backing(path, &replica, arguments)?;
+    let reading = if arguments.zeros_are_holes { Reading::ZerosAreHoles } else { Reading::Exact };
+    let report = inspect::report(&replica, None, false, &Unwatched).or_failure(FailureKind::Failed)?;
+    let damage = damage(&report.findings, arguments);
+    if !damage.is_empty() && !arguments.despite_damage {
+        let text: Vec<String> = damage.iter().map(ToString::to_string).collect();
+        let mut failure = Failure::new(FailureKind::Halted, text.join("; "))
+            .context(format!("the replica is damaged: {}", printable_path(path)));
+        let densified = damage.iter().any(|finding| matches!(finding, Finding::Densified { .. }));
+        if densified {
+            failure = failure.hint(format!("ha-volume doctor --best-effort {}", word(path)));
+        }
+        return Err(failure
+            .hint("is there a better replica: ha-volume scan")
+            .hint("to go on all the same: --despite-damage"));
+    }
+    let backing_name = arguments.backing.as_deref().map(printable_path);
+    let layered: Layered = inspect::open(&replica, &chain, backing, reading).or_failure(FailureKind::Failed)?;
+    let mut image: Box<dyn Image> = Box::new(layered);
+    let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
+    let source = Source {
+        directory: printable_path(path),
+        fingerprint: merge::fingerprint(&*image, &format!("{reading:?}")),
+        chain,
+        backing: backing_name,
+        best_effort: arguments.zeros_are_holes,
+    };
+    let damaged = !damage.is_empty();
+    for finding in report.findings.iter().filter(|finding| finding.severity() >= Severity::Warning) {
+        work::note("warning", &finding.to_string());
+    }
+    Ok(Opened { image, source, findings: report.findings, damaged, inside })
+}
+
+/// Returns what halts.
+fn damage<'a>(findings: &'a [Finding], arguments: &SourceArguments) -> Vec<&'a Finding> {
+    let rebuilding = findings.contains(&Finding::Rebuilding);
+    let halts = |finding: &&Finding| match finding {
+        // The chain that is read is resolved; of a snapshot it is another.
+        Finding::ChainBroken { .. } => false,
+        // The other reading is there for these.
+        Finding::Densified { .. } | Finding::Sparsified => !arguments.zeros_are_holes,
+        // A rebuild that was cut off has a chain that resolves and is wrong.
+        Finding::OffChainBroken { .. } => rebuilding,
+        other => other.severity() == Severity::Damage,
+    };
+    findings.iter().filter(halts).collect()
+}
+
+fn broken(path: &Path, replica: &Replica, error: &ChainError) -> Failure {
+    let failure = Failure::from_error(FailureKind::Failed, error)
+        .context(format!("the layers of the replica do not hang together: {}", printable_path(path)));
+    match error {
+        ChainError::NoSnapshot(_) => {
+            let names: Vec<&str> = replica.snapshots().collect();
+            Failure::new(FailureKind::Usage, error.to_string()).hint(format!("its snapshots: {}", names.join(", ")))
+        }
+        ChainError::ManyHeads(heads) => failure.hint(format!("name the live layer: --head {}", heads[0])),
+        _ => {
+            failure.hint(format!("ha-volume inspect {}", word(path))).hint("is there a better replica: ha-volume scan")
+        }
+    }
+}
+
+fn needed_backing(
+    path: &Path,
+    replica: &Replica,
+    arguments: &SourceArguments,
+) -> Result<Option<Box<dyn Image>>, Failure> {
+    match (replica.backing_path(), &arguments.backing) {
+        (None, Some(_)) => Err(Failure::new(
+            FailureKind::Usage,
+            format!("--backing is given, and the volume has no backing image: {}", printable_path(path)),
+        )),
+        (Some(there), None) => Err(Failure::new(
+            FailureKind::Halted,
+            format!("a backing image lies under the volume, and none is given: {}", printable_path(path)),
+        )
+        .hint(format!("on the node it was {there}: --backing FILE"))),
+        (_, given) => backing_image(given.as_deref()),
+    }
+}
+
+/// Halts unless the content is ext4, with what to do instead.
+pub(crate) fn need_ext4(path: &Path, opened: &Opened) -> Result<(), Failure> {
+    let halted = |message: String| Failure::new(FailureKind::Halted, message);
+    let shown = printable_path(path);
+    let image = "merge it, then as root";
+    Err(match &opened.inside {
+        Inside::Ext4 { .. } => return Ok(()),
+        Inside::Luks { version } => halted(format!("the volume is encrypted (LUKS{version}): {shown}"))
+            .hint(format!("ha-volume merge {} -o volume.img", word(path)))
+            .hint("cryptsetup open --readonly --type luks volume.img volume && mount -o ro /dev/mapper/volume /mnt")
+            .hint("the passphrase is in the secret that the StorageClass names: CRYPTO_KEY_VALUE"),
+        Inside::Xfs { .. } => halted(format!("xfs inside, which only the kernel reads: {shown}"))
+            .hint(format!("{image}: mount -o loop,nouuid volume.img /mnt (a copy: it replays the log)")),
+        Inside::Btrfs { .. } => halted(format!("btrfs inside, which only the kernel reads: {shown}"))
+            .hint(format!("{image}: mount -o loop volume.img /mnt (a copy: it replays the log)")),
+        Inside::Partitions => halted(format!("a partition table inside: {shown}"))
+            .hint(format!("{image}: losetup --find --show --partscan volume.img")),
+        Inside::Empty => halted(format!("no file system inside, only zeros at its beginning: {shown}"))
+            .hint(format!("ha-volume inspect {}", word(path))),
+        Inside::Spdk => declined(path),
+        Inside::Unknown => {
+            halted(format!("no known file system inside: {shown}")).hint("file -s volume.img, after merging it")
+        }
+    })
+}

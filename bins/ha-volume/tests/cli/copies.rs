@@ -1,0 +1,131 @@
+//! `copy` and `doctor`: what copying does to a replica, by the very commands.
+
+use ha_testkit::need;
+use serde_json::Value;
+
+use crate::{Place, codes, manifest, sha256};
+
+fn sums() -> (Value, Value, u64) {
+    let replica = &manifest()["replicas"]["pvc-a1-r1"];
+    (
+        replica["merged_sha256"].clone(),
+        replica["nonzero_fallthrough_sha256_WRONG"].clone(),
+        replica["blocks4k_that_the_wrong_merge_changes"].as_u64().unwrap(),
+    )
+}
+
+fn file_systems() -> Vec<(&'static str, Result<ha_testkit::loopmount::Mounted, ha_testkit::loopmount::Skipped>)> {
+    use ha_testkit::loopmount::{FileSystem, loop_mount, tmpfs};
+    vec![
+        ("ext4", loop_mount(FileSystem::Ext4, 400 << 20)),
+        ("xfs", loop_mount(FileSystem::Xfs, 400 << 20)),
+        ("btrfs", loop_mount(FileSystem::Btrfs, 400 << 20)),
+        ("tmpfs", tmpfs(400 << 20)),
+    ]
+}
+
+#[test]
+fn our_copy_keeps_every_extent_on_every_file_system() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let (sum, _, _) = sums();
+    for (name, mounted) in file_systems() {
+        let mounted = match mounted {
+            Ok(mounted) => mounted,
+            Err(skipped) => {
+                skipped.report();
+                continue;
+            }
+        };
+        let copy = mounted.path().join("copied");
+        let answer = place.json(&["copy", "pvc-a1-r1", copy.to_str().unwrap()], 0);
+        assert_eq!(answer["verified"], true);
+        assert!(mounted.path().join("copied.extents.json").is_file());
+        let image = place.path(&format!("{name}.img"));
+        let words = ["merge", copy.to_str().unwrap(), "-o", image.to_str().unwrap(), "--sha256"];
+        assert_eq!(place.json(&words, 0)["sha256"], sum, "{name}");
+        for file in std::fs::read_dir(place.path("pvc-a1-r1")).unwrap() {
+            let file = file.unwrap();
+            let (from, to) = (file.metadata().unwrap(), std::fs::metadata(copy.join(file.file_name())).unwrap());
+            assert_eq!((from.len(), from.modified().unwrap()), (to.len(), to.modified().unwrap()), "{name}");
+        }
+        place.run(&["copy", "pvc-a1-r1", copy.to_str().unwrap()]).assert_code(5);
+    }
+}
+
+#[test]
+fn copies_by_other_tools_are_recognised() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    for tool in ["rsync", "cp", "dd", "tar"] {
+        need!(ha_testkit::loopmount::need_tool(tool));
+    }
+    let (right, wrong, ambiguous) = sums();
+    let each = |command: &str| {
+        format!("mkdir NAME && for f in pvc-a1-r1/*; do {command}; done").replace("TO", "NAME/${f##*/}")
+    };
+    for (name, command, expected) in [
+        ("tar-S", "mkdir NAME && tar -C pvc-a1-r1 -S -cf - . | tar -C NAME -xf -".to_owned(), ""),
+        ("cp-always", "cp -a --sparse=always pvc-a1-r1 NAME".to_owned(), "sparsified"),
+        ("rsync-S", "rsync -aS pvc-a1-r1/ NAME/".to_owned(), "sparsified"),
+        ("dd", each("dd if=$f of=TO conv=sparse bs=4096 status=none"), "sparsified"),
+        ("rsync", "rsync -a pvc-a1-r1/ NAME/".to_owned(), "densified"),
+        ("cp-never", "cp -a --sparse=never pvc-a1-r1 NAME".to_owned(), "densified"),
+        ("tar", "mkdir NAME && tar -C pvc-a1-r1 -cf - . | tar -C NAME -xf -".to_owned(), "densified"),
+        ("cat", each("cat $f > TO"), "densified"),
+    ] {
+        place.tool("sh", &["-ec", &command.replace("NAME", name)]);
+        let answer = place.json(&["doctor", "--best-effort", name], if expected.is_empty() { 0 } else { 3 });
+        let found: Vec<String> =
+            codes(&answer).into_iter().filter(|code| code == "densified" || code == "sparsified").collect();
+        let image = format!("{name}.img");
+        match expected {
+            "" => {
+                assert_eq!(found, Vec::<String>::new(), "{name}");
+                assert_eq!(answer["diagnosis"]["ambiguous_blocks"], ambiguous, "{name}");
+                assert_eq!(place.json(&["merge", name, "-o", &image, "--sha256"], 0)["sha256"], right, "{name}");
+            }
+            "densified" => {
+                assert!(!found.is_empty() && found.iter().all(|code| code == "densified"), "{name}: {found:?}");
+                assert_eq!(answer["diagnosis"]["inside"]["kind"], "ext4", "{name}");
+                // The exact reading of it would be wrong, so it halts.
+                place.run(&["merge", name, "-o", &image]).assert_code(5);
+                assert!(!place.path(&image).exists());
+                let best = place.json(&["merge", name, "-o", &image, "--sha256", "--zeros-are-holes"], 3);
+                assert_eq!((&best["best_effort"], &best["sha256"]), (&Value::Bool(true), &wrong), "{name}");
+                assert!(best["ambiguous_blocks"].as_u64().unwrap() >= ambiguous, "{name}");
+                let marker: Value =
+                    serde_json::from_slice(&std::fs::read(place.path(&format!("{image}.ha-volume.json"))).unwrap())
+                        .unwrap();
+                assert_eq!(marker["source"]["best_effort"], true);
+                assert_eq!(marker["ambiguous_blocks"], best["ambiguous_blocks"]);
+            }
+            _ => {
+                assert_eq!(found, ["sparsified"], "{name}");
+                assert_eq!(answer["diagnosis"]["zero_blocks"], 0, "{name}");
+                place.run(&["merge", name, "-o", &image]).assert_success();
+                // What it holds now is what the wrong script gives; nothing in the copy tells any more.
+                assert_eq!(Value::from(sha256(&place.path(&image))), wrong, "{name}");
+            }
+        }
+        std::fs::remove_dir_all(place.path(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_that_is_killed_is_not_taken_for_one() {
+    let place = need!(Place::of("c3-rebuilding.tar.zst"));
+    for delay in [5, 20, 60, 120] {
+        let running = place.command(&["copy", "pvc-c3-r1", "copied"]).start();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        running.kill();
+        drop(running);
+        if place.path("copied").exists() {
+            break;
+        }
+    }
+    if !place.path("copied").exists() {
+        place.run(&["copy", "pvc-c3-r1", "copied"]).assert_success();
+    }
+    assert!(!place.path("copied.ha-volume.part").exists());
+    let sum = manifest()["replicas"]["pvc-c3-r1"]["merged_sha256"].clone();
+    assert_eq!(place.json(&["merge", "copied", "-o", "x.img", "--sha256"], 0)["sha256"], sum);
+}

@@ -1,0 +1,257 @@
+//! Every kind of damage is recognised and named.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use ha_longhorn::checksum::{self, Crc64};
+use ha_longhorn::source::SourceFile;
+use ha_longhorn::watch::Unwatched;
+use ha_testkit::need;
+
+use crate::{Place, codes};
+
+const REPLICA: &str = "pvc-a1-r1";
+
+type Damage = (&'static str, fn(&Path), i32, &'static [&'static str], i32);
+
+fn write(path: &Path, name: &str, content: impl AsRef<[u8]>) {
+    std::fs::write(path.join(name), content).unwrap();
+}
+
+fn checksum_of(path: &Path, name: &str, sum: Option<&str>) {
+    use std::os::unix::fs::MetadataExt as _;
+    let image = SourceFile::open(&path.join(name)).unwrap();
+    let found = checksum::crc64(&image, &Unwatched).unwrap().unwrap();
+    let entry = std::fs::metadata(path.join(name)).unwrap();
+    let time = as_go_writes(entry.ctime(), entry.ctime_nsec());
+    let sum = sum.unwrap_or(&found);
+    write(
+        path,
+        &format!("{name}.checksum"),
+        format!(r#"{{"method":"crc64","checksum":"{sum}","change_time":"{time}"}}"#),
+    );
+}
+
+fn as_go_writes(seconds: i64, nanoseconds: i64) -> String {
+    let output = std::process::Command::new("date")
+        .args(["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%d %H:%M:%S"])
+        .output()
+        .unwrap();
+    format!("{}.{nanoseconds:09} +0000 UTC", String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// What is done to the replica; exit code of `inspect`; findings; exit code of `merge`.
+const TABLE: &[Damage] = &[
+    ("untouched", |_| {}, 0, &[], 0),
+    (
+        "a loop",
+        |path| write(path, "volume-snap-snap-one.img.meta", r#"{"Parent":"volume-snap-snap-three.img"}"#),
+        3,
+        &["chain-broken"],
+        1,
+    ),
+    (
+        "a loop of one",
+        |path| write(path, "volume-head-003.img.meta", r#"{"Parent":"volume-head-003.img"}"#),
+        3,
+        &["chain-broken"],
+        1,
+    ),
+    (
+        "a parent elsewhere",
+        |path| write(path, "volume-snap-snap-one.img.meta", r#"{"Parent":"../../etc/passwd"}"#),
+        3,
+        &["chain-broken"],
+        1,
+    ),
+    (
+        "a missing meta",
+        |path| std::fs::remove_file(path.join("volume-snap-snap-two.img.meta")).unwrap(),
+        3,
+        &["chain-broken"],
+        1,
+    ),
+    (
+        "an empty meta",
+        |path| write(path, "volume-snap-snap-two.img.meta", ""),
+        3,
+        &["chain-broken", "layer-meta-unusable"],
+        1,
+    ),
+    (
+        "a missing image",
+        |path| std::fs::remove_file(path.join("volume-snap-snap-one.img")).unwrap(),
+        3,
+        &["chain-broken"],
+        1,
+    ),
+    ("an empty volume.meta", |path| write(path, "volume.meta", ""), 0, &["volume-meta-unusable"], 0),
+    ("a volume.meta of NUL", |path| write(path, "volume.meta", [0; 186]), 0, &["volume-meta-unusable"], 0),
+    ("no volume.meta", |path| std::fs::remove_file(path.join("volume.meta")).unwrap(), 0, &["volume-meta-unusable"], 0),
+    (
+        "two heads, and volume.meta tells",
+        |path| {
+            write(path, "volume-head-004.img", "");
+            write(path, "volume-head-004.img.meta", r#"{"Parent":"volume-snap-snap-three.img"}"#);
+        },
+        0,
+        &["many-heads", "off-chain"],
+        0,
+    ),
+    (
+        "two heads, and nothing tells",
+        |path| {
+            write(path, "volume-head-004.img", "");
+            write(path, "volume.meta", "");
+        },
+        3,
+        &["chain-broken", "many-heads", "volume-meta-unusable"],
+        1,
+    ),
+    (
+        "leftovers",
+        |path| {
+            write(path, "volume.meta.tmp", "{");
+            write(path, "volume-snap-x.img.snap_tmp", "");
+        },
+        0,
+        &["leftover", "leftover"],
+        0,
+    ),
+    (
+        "a layer that is too long",
+        |path| {
+            let file = std::fs::File::options().write(true).open(path.join("volume-snap-snap-two.img")).unwrap();
+            file.set_len(200 << 20).unwrap();
+        },
+        3,
+        &["layer-too-long"],
+        5,
+    ),
+    (
+        "names with odd bytes",
+        |path| {
+            std::fs::write(path.join(std::ffi::OsStr::from_bytes(b"volume-snap-\xff\x1b[2J.img")), "").unwrap();
+            write(path, "volume-snap-a\nb.img.meta", r#"{"Parent":""}"#);
+        },
+        0,
+        &["foreign", "foreign"],
+        0,
+    ),
+    (
+        "a link for a layer",
+        |path| {
+            std::fs::rename(path.join("volume-snap-snap-one.img"), path.join("../elsewhere.img")).unwrap();
+            std::os::unix::fs::symlink("../elsewhere.img", path.join("volume-snap-snap-one.img")).unwrap();
+        },
+        3,
+        &["chain-broken", "foreign"],
+        1,
+    ),
+    (
+        "an old parent in volume.meta",
+        |path| {
+            let meta = std::fs::read_to_string(path.join("volume.meta")).unwrap();
+            write(path, "volume.meta", meta.replace("snap-three", "snap-two"));
+        },
+        0,
+        &["parent-cache-stale"],
+        0,
+    ),
+    (
+        "given up by the engine",
+        |path| {
+            let meta = std::fs::read_to_string(path.join("volume.meta")).unwrap();
+            write(path, "volume.meta", meta.replace("\"Error\":\"\"", "\"Error\":\"disk full\""));
+        },
+        3,
+        &["engine-error"],
+        5,
+    ),
+    ("a counter of nothing", |path| write(path, "revision.counter", [0; 4096]), 0, &["revision-unusable"], 0),
+    ("a right checksum", |path| checksum_of(path, "volume-snap-snap-two.img", None), 0, &[], 0),
+    (
+        "a wrong checksum",
+        |path| checksum_of(path, "volume-snap-snap-two.img", Some("0123456789abcdef")),
+        3,
+        &["checksum-wrong"],
+        0,
+    ),
+    (
+        "a stale checksum",
+        |path| {
+            let stale = r#"{"method":"crc64","checksum":"0123456789abcdef","change_time":"2026-01-01T00:00:00Z"}"#;
+            write(path, "volume-snap-snap-two.img.checksum", stale);
+        },
+        0,
+        &["checksum-stale"],
+        0,
+    ),
+    ("a torn checksum", |path| write(path, "volume-snap-snap-two.img.checksum", "{\"me"), 0, &["checksum-unusable"], 0),
+];
+
+#[test]
+fn each_is_named() {
+    let original = need!(Place::of("a1-chain.tar.zst"));
+    let mut wrong = Vec::new();
+    for (name, damage, inspect, expected, merge) in TABLE {
+        let place = Place::empty();
+        let copy = place.path(REPLICA);
+        original.run(&["copy", REPLICA, copy.to_str().unwrap()]).assert_success();
+        damage(&copy);
+        let answer = place.json(&["inspect", REPLICA], *inspect);
+        let mut found = codes(&answer);
+        found.sort();
+        found.retain(|code| code != "extents-by-seek");
+        if found != *expected {
+            wrong.push(format!("{name}: {found:?} instead of {expected:?}"));
+        }
+        let outcome = place.run(&["merge", REPLICA, "-o", "x.img"]);
+        outcome.assert_code(*merge);
+        assert_eq!(place.path("x.img").exists(), *merge == 0, "{name}");
+        assert!(!outcome.stderr.contains('\u{1b}'), "{name}");
+        // The text names it as well, and moves no cursor.
+        let text = place.run(&["inspect", REPLICA]).stdout;
+        assert!(!text.contains('\u{1b}') && text.contains("volume-head-003.img"), "{name}: {text}");
+        place.run(&["scan", "."]).assert_success();
+        place.run(&["doctor", REPLICA]).assert_code(if *name == "a wrong checksum" { 0 } else { *inspect });
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_head_may_be_named_where_nothing_tells_and_damage_may_be_looked_past() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let replica = place.path(REPLICA);
+    write(&replica, "volume-head-004.img", "");
+    write(&replica, "volume-head-004.img.meta", r#"{"Parent":"volume-snap-snap-three.img"}"#);
+    write(&replica, "volume.meta", "");
+    let outcome = place.run(&["merge", REPLICA, "-o", "x.img"]);
+    outcome.assert_code(1);
+    assert!(outcome.stderr.contains("--head volume-head-003.img"), "{}", outcome.stderr);
+    let sum = crate::manifest()["replicas"][REPLICA]["merged_sha256"].clone();
+    let words = ["merge", REPLICA, "-o", "x.img", "--sha256", "--head", "volume-head-003.img"];
+    assert_eq!(place.json(&words, 0)["sha256"], sum);
+    // A layer that is too long is clipped, when told to go on.
+    let layer = std::fs::File::options().write(true).open(replica.join("volume-snap-snap-two.img")).unwrap();
+    layer.set_len(200 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&layer, &[9; 4096], 150 << 20).unwrap();
+    let words = ["merge", REPLICA, "-o", "y.img", "--sha256", "--head", "volume-head-003.img", "--despite-damage"];
+    assert_eq!(place.json(&words, 3)["sha256"], sum);
+    // A snapshot below a broken head is whole.
+    std::fs::remove_file(replica.join("volume-head-003.img.meta")).unwrap();
+    place.run(&["merge", REPLICA, "-o", "z.img", "--snapshot", "snap-one"]).assert_success();
+}
+
+#[test]
+fn the_sum_of_holes_is_that_of_zeros() {
+    let place = Place::empty();
+    let path = place.path("file");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(10 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[5; 10_000], 4 << 20).unwrap();
+    let mut crc = Crc64::default();
+    crc.update(&std::fs::read(&path).unwrap());
+    let image = SourceFile::open(&path).unwrap();
+    assert_eq!(checksum::crc64(&image, &Unwatched).unwrap(), Some(crc.finish()));
+}

@@ -1,0 +1,190 @@
+//! `scan`: disks, ranks and reasons, also of replicas on another host.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use ha_testkit::command::Outcome;
+use ha_testkit::need;
+use serde_json::Value;
+
+use crate::Place;
+
+/// Makes two disks with the replicas of b2 and c3, named as Longhorn names them.
+fn disks() -> Result<Place, ha_testkit::loopmount::Skipped> {
+    let place = Place::of("b2-powercut.tar.zst")?;
+    ha_testkit::longhorn::extract("c3-rebuilding.tar.zst", &place.path("."))?;
+    for (from, to) in [
+        ("pvc-b2-r1", "one/replicas/pvc-b2-0000000a"),
+        ("pvc-c3-r2", "one/replicas/pvc-c3-0000000a"),
+        ("pvc-b2-r2", "two/replicas/pvc-b2-0000000b"),
+        ("pvc-c3-r1", "two/replicas/pvc-c3-0000000b"),
+    ] {
+        place.rename(from, to);
+    }
+    for (disk, uuid) in [("one", "1111"), ("two", "2222")] {
+        std::fs::write(place.path(disk).join("longhorn-disk.cfg"), format!("{{\"diskUUID\":\"{uuid}\"}}")).unwrap();
+    }
+    // A replica that was never written to.
+    let fresh = place.path("one/replicas/pvc-b2-0000000c");
+    std::fs::create_dir(&fresh).unwrap();
+    std::fs::File::create(fresh.join("volume-head-000.img")).unwrap().set_len(128 << 20).unwrap();
+    std::fs::write(fresh.join("volume-head-000.img.meta"), r#"{"Name":"volume-head-000.img","Parent":""}"#).unwrap();
+    std::fs::write(fresh.join("volume.meta"), r#"{"Size":134217728,"Head":"volume-head-000.img","Dirty":false}"#)
+        .unwrap();
+    Ok(place)
+}
+
+/// Returns volume, rank, standing and the end of the path of each replica.
+fn ranks(answer: &Value) -> Vec<String> {
+    let replicas = answer["replicas"].as_array().unwrap();
+    let text = |row: &Value| {
+        let path = row["path"].as_str().unwrap();
+        let host = row["host"].as_str().map(|host| format!("{host}:")).unwrap_or_default();
+        format!(
+            "{} {} {}{}",
+            row["place"]["rank"],
+            row["place"]["standing"].as_str().unwrap(),
+            host,
+            path.rsplit('/').next().unwrap()
+        )
+    };
+    replicas.iter().map(text).collect()
+}
+
+const RANKED: [&str; 5] = [
+    "1 candidate pvc-b2-0000000a",
+    "2 candidate pvc-b2-0000000b",
+    "3 empty pvc-b2-0000000c",
+    "1 candidate pvc-c3-0000000b",
+    "2 salvage pvc-c3-0000000a",
+];
+
+#[test]
+fn replicas_are_ranked_over_all_disks() {
+    let place = need!(disks());
+    let answer = place.json(&["scan", "one", "two"], 0);
+    assert_eq!(ranks(&answer), RANKED);
+    assert_eq!(answer["disks"][0]["uuid"], "1111");
+    assert_eq!(answer["disks"][1]["replicas"], 2);
+    // The revision set the first two apart, so they are not close.
+    let first = &answer["replicas"][0]["place"];
+    assert_eq!(first["close"], false);
+    let codes: Vec<&str> =
+        first["reasons"].as_array().unwrap().iter().map(|reason| reason["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["chain-complete", "not-rebuilding", "revision", "written", "file-system-written", "journal"]);
+    // A folder of replica directories, and a replica directory, are places too.
+    assert_eq!(ranks(&place.json(&["scan", "two/replicas"], 0)).len(), 2);
+    assert_eq!(ranks(&place.json(&["scan", "two/replicas/pvc-c3-0000000b"], 0)), ["1 candidate pvc-c3-0000000b"]);
+}
+
+#[test]
+fn without_a_revision_close_candidates_are_shown_side_by_side() {
+    let place = need!(disks());
+    for replica in ["one/replicas/pvc-b2-0000000a", "two/replicas/pvc-b2-0000000b"] {
+        std::fs::remove_file(place.path(replica).join("revision.counter")).unwrap();
+    }
+    let touch = |path: &str, time: &str| place.tool("touch", &["-d", time, path]);
+    for (replica, time) in [("one/replicas/pvc-b2-0000000a", "09:00"), ("two/replicas/pvc-b2-0000000b", "10:00")] {
+        for file in ["volume-head-001.img", "volume.meta"] {
+            touch(&format!("{replica}/{file}"), &format!("2026-04-12T{time}:00Z"));
+        }
+    }
+    let outcome = place.run(&["scan", "one", "two"]);
+    outcome.assert_success();
+    assert!(
+        outcome.stdout.contains("the first two are close, look at how they differ: ha-volume compare two/"),
+        "{}",
+        outcome.stdout
+    );
+    let before = place.json(&["scan", "one", "two", "--before", "2026-04-12T09:30:00Z"], 0);
+    assert_eq!(ranks(&before)[0], "1 candidate pvc-b2-0000000a");
+    let after = place.json(&["scan", "one", "two", "--before", "2026-04-12T11:00:00Z"], 0);
+    assert_eq!(ranks(&after)[0], "1 candidate pvc-b2-0000000b");
+    place.run(&["scan", "one", "--before", "yesterday"]).assert_code(2);
+}
+
+/// Puts an `ssh` in the way that runs the command here.
+fn fake_ssh(place: &Place, body: &str) -> String {
+    let bin = place.path("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::write(bin.join("ssh"), format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(bin.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", bin.display())
+}
+
+const HERE: &str = r#"while [ "$1" != -- ]; do shift; done; [ "$2" = root@pi2 ] || exit 255; exec sh -c "$3""#;
+
+fn scan(place: &Place, path: &str, words: &[&str]) -> Outcome {
+    let temporary = place.path("tmp");
+    std::fs::create_dir_all(&temporary).unwrap();
+    let outcome = place
+        .command(words)
+        .env("PATH", path)
+        .env("TMPDIR", &temporary)
+        .timeout(std::time::Duration::from_secs(120))
+        .run();
+    // The program that was sent is gone.
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+    outcome
+}
+
+#[test]
+fn another_host_is_scanned_over_ssh_by_this_very_program() {
+    let place = need!(disks());
+    let path = fake_ssh(&place, HERE);
+    let remote = format!("ssh://root@pi2{}", place.path("one").display());
+    let outcome = scan(&place, &path, &["scan", &remote, "two", "-o", "json"]);
+    outcome.assert_success();
+    let answer: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(
+        ranks(&answer),
+        [
+            "1 candidate root@pi2:pvc-b2-0000000a",
+            "2 candidate pvc-b2-0000000b",
+            "3 empty root@pi2:pvc-b2-0000000c",
+            "1 candidate pvc-c3-0000000b",
+            "2 salvage root@pi2:pvc-c3-0000000a",
+        ]
+    );
+    // One host that does not answer does not hide the others.
+    let outcome = scan(&place, &path, &["scan", "ssh://pi9/x", "two", "-o", "json"]);
+    outcome.assert_code(3);
+    assert!(outcome.stdout.contains("pvc-c3") && outcome.stderr.contains("ssh failed: pi9"), "{}", outcome.stderr);
+    scan(&place, &path, &["scan", "ssh://pi9/x"]).assert_code(1);
+    scan(&place, &path, &["scan", &format!("{remote}/nothing")]).assert_code(1);
+    // A program that cannot run there.
+    std::fs::write(place.path("other"), "not a program").unwrap();
+    let outcome = scan(&place, &path, &["scan", &remote, "--remote-binary", "other"]);
+    outcome.assert_code(1);
+    assert!(outcome.stderr.contains("--remote-binary"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_replica_is_copied_over_ssh() {
+    let place = need!(disks());
+    let path = fake_ssh(&place, HERE);
+    let remote = format!("ssh://root@pi2{}", place.path("two/replicas/pvc-b2-0000000b").display());
+    let outcome = scan(&place, &path, &["copy", &remote, "copied", "-o", "json"]);
+    outcome.assert_success();
+    let sum = crate::manifest()["replicas"]["pvc-b2-r2"]["merged_sha256"].clone();
+    assert_eq!(place.json(&["merge", "copied", "-o", "x.img", "--sha256"], 0)["sha256"], sum);
+    scan(&place, &path, &["copy", "ssh://root@pi2/nothing", "other"]).assert_code(1);
+    assert!(!place.path("other").exists() && !place.path("other.ha-volume.part").exists());
+}
+
+#[test]
+fn a_v2_disk_is_declined_and_nothing_is_nothing() {
+    let place = Place::empty();
+    let mut disk = vec![0; 1 << 20];
+    disk[..8].copy_from_slice(b"SPDKBLOB");
+    std::fs::write(place.path("nvme"), disk).unwrap();
+    for words in [&["scan", "nvme"][..], &["merge", "nvme", "-o", "x.img"], &["ls", "nvme"]] {
+        let outcome = place.run(words);
+        outcome.assert_code(5);
+        assert!(outcome.stderr.contains("v2 engine") && outcome.stderr.contains("hint:"), "{}", outcome.stderr);
+    }
+    std::fs::create_dir(place.path("nothing")).unwrap();
+    let outcome = place.run(&["scan", "nothing"]);
+    outcome.assert_success();
+    assert!(outcome.stdout.contains("nothing of Longhorn"), "{}", outcome.stdout);
+    place.run(&["scan", "absent"]).assert_code(1);
+}

@@ -1,0 +1,63 @@
+//! Where a backup store lies.
+
+use std::path::PathBuf;
+
+use ha_sync_fs::error::printable_path;
+use ha_sync_fs::{FsError, local};
+
+/// Is why a store does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A directory tree.
+    #[error(transparent)]
+    File(#[from] FsError),
+}
+
+/// Holds objects by path. Paths have no slash at their ends.
+pub trait Store: Sync {
+    /// Returns an object; nothing when it is absent.
+    fn get(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Writes an object whole, also over an older one.
+    fn put(&self, path: &str, content: &[u8]) -> Result<(), StoreError>;
+    /// Lists the names directly below a path; none when it is absent.
+    fn list(&self, path: &str) -> Result<Vec<String>, StoreError>;
+    /// Returns where it is, for people.
+    fn place(&self) -> String;
+}
+
+/// Is a directory tree, such as an NFS mount.
+#[derive(Debug)]
+pub struct DirectoryStore {
+    root: PathBuf,
+}
+
+impl DirectoryStore {
+    /// Takes the directory of the backup target, in which `backupstore` is.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+}
+
+impl Store for DirectoryStore {
+    fn get(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(local::read_if_present(&self.root.join(path))?)
+    }
+
+    fn put(&self, path: &str, content: &[u8]) -> Result<(), StoreError> {
+        let path = self.root.join(path);
+        if let Some(parent) = path.parent() {
+            local::create_directories(parent)?;
+        }
+        Ok(local::replace(&path, content)?)
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
+        let entries = local::list(&self.root.join(path))?;
+        let name = |entry: &PathBuf| entry.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        Ok(entries.iter().filter_map(name).collect())
+    }
+
+    fn place(&self) -> String {
+        printable_path(&self.root)
+    }
+}

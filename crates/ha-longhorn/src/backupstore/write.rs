@@ -1,0 +1,191 @@
+//! Writes an image as a backup that Longhorn can restore (volumes.md §6, §7).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::codec::{self, Compression, block_name};
+use super::config::{BackupConfig, BlockMapping, VolumeConfig};
+use super::{BLOCK_SIZE, BackupError, Store, StoreError, backup_path, block_path, usable, volume_path};
+use crate::layered::{self, Content, Image, ImageError, is_zero};
+use crate::watch::Watch;
+
+/// Says what backup is to be made.
+#[derive(Debug, Clone)]
+pub struct WriteOrder {
+    /// The volume.
+    pub volume: String,
+    /// The name of the backup.
+    pub name: String,
+    /// The snapshot that it counts as made of.
+    pub snapshot: String,
+    /// The time, RFC 3339 in UTC with whole seconds.
+    pub now: String,
+    /// When the snapshot was made, in the same form.
+    pub snapshot_created: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// How blocks are packed.
+    pub compression: Compression,
+    /// The size of a block in bytes.
+    pub block_size: u64,
+    /// Whether locks of others are looked past.
+    pub ignore_locks: bool,
+}
+
+/// Is what a backup that was written consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Written {
+    /// Where its configuration is, from the top of the backup target.
+    pub path: String,
+    /// The size of the volume in bytes, rounded up to whole blocks of 2 MiB.
+    pub size: u64,
+    /// Blocks of the backup.
+    pub blocks: u64,
+    /// Blocks that the store did not have.
+    pub new_blocks: u64,
+    /// Their bytes, packed.
+    pub uploaded: u64,
+}
+
+/// Is why no backup was written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The source cannot be read.
+    #[error("failed to read the source")]
+    Read(#[from] ImageError),
+    /// The store refuses.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A file of the source was changed meanwhile.
+    #[error("changed while it was read: {0}")]
+    Changed(String),
+}
+
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> Self {
+        Self::Backup(error.into())
+    }
+}
+
+/// Writes a backup: the volume first when it is new, then the blocks, then the backup, then the volume's last backup.
+/// A block that is there is read, and written again when it is damaged.
+pub fn write(
+    store: &dyn Store,
+    image: &mut dyn Image,
+    order: &WriteOrder,
+    watch: &dyn Watch,
+) -> Result<Written, WriteError> {
+    usable(&order.volume)?;
+    usable(&order.name)?;
+    let size = image.size().next_multiple_of(BLOCK_SIZE);
+    if !size.is_multiple_of(order.block_size) {
+        return Err(BackupError::Size { size, block_size: order.block_size }.into());
+    }
+    let folder = volume_path(&order.volume);
+    let locks = store.list(&format!("{folder}/locks"))?;
+    if let Some(lock) = locks.iter().find(|name| name.ends_with(".lck")).filter(|_| !order.ignore_locks) {
+        return Err(BackupError::Locked { path: format!("{folder}/locks/{lock}") }.into());
+    }
+    let path = backup_path(&order.volume, &order.name);
+    if store.get(&path)?.is_some() {
+        return Err(BackupError::Exists { path }.into());
+    }
+    let mut volume = match super::volume(store, &order.volume)? {
+        // Blocks of all backups lie under the same names, whatever they are packed with.
+        Some(volume) if !volume.is_packed_with(order.compression) => {
+            return Err(BackupError::Compression { has: volume.compression, wanted: order.compression.name() }.into());
+        }
+        Some(volume) => volume,
+        None => {
+            let volume = VolumeConfig::new(&order.volume, size, &order.now, order.compression);
+            store.put(&super::volume_config_path(&order.volume), &volume.to_bytes())?;
+            volume
+        }
+    };
+    let mut blocks = Vec::new();
+    let mut known = BTreeSet::new();
+    let (mut new_blocks, mut uploaded) = (0, 0);
+    let mut plain = vec![0; usize::try_from(order.block_size).unwrap_or(0)];
+    watch.expect(image.size());
+    let mut position = 0;
+    while position < image.size() {
+        if watch.stopped() {
+            return Err(BackupError::Stopped.into());
+        }
+        let end = (position + order.block_size).min(image.size());
+        if has_data(image, position, end)? {
+            image.read_at(position, &mut plain)?;
+            if !is_zero(&plain) {
+                let checksum = block_name(&plain);
+                if known.insert(checksum.clone())
+                    && let Some(packed) = upload(store, order, &checksum, &plain)?
+                {
+                    (new_blocks, uploaded) = (new_blocks + 1, uploaded + packed);
+                }
+                blocks.push(BlockMapping { offset: position, checksum });
+            }
+        }
+        watch.advance(end - position);
+        position = end;
+    }
+    if let Some(file) = layered::changed(image).map_err(BackupError::from)? {
+        return Err(WriteError::Changed(file));
+    }
+    let count = blocks.len() as u64;
+    let backup = BackupConfig {
+        name: order.name.clone(),
+        volume: order.volume.clone(),
+        snapshot: order.snapshot.clone(),
+        snapshot_created: order.snapshot_created.clone(),
+        created: order.now.clone(),
+        size: count * order.block_size,
+        labels: order.labels.clone(),
+        incremental: false,
+        compression: order.compression,
+        block_size: order.block_size,
+        blocks,
+        uploaded,
+    };
+    store.put(&path, &backup.to_bytes())?;
+    volume.size = volume.size.max(size);
+    volume.block_count += new_blocks;
+    volume.last_backup.clone_from(&order.name);
+    volume.last_backup_at.clone_from(&order.now);
+    store.put(&super::volume_config_path(&order.volume), &volume.to_bytes())?;
+    Ok(Written { path, size, blocks: count, new_blocks, uploaded })
+}
+
+fn has_data(image: &mut dyn Image, mut position: u64, end: u64) -> Result<bool, ImageError> {
+    while position < end {
+        let piece = image.piece_at(position)?;
+        if piece.content == Content::Data {
+            return Ok(true);
+        }
+        position = piece.end;
+    }
+    Ok(false)
+}
+
+/// Writes a block unless a good one is there. Returns the packed bytes of a block that was not there.
+fn upload(store: &dyn Store, order: &WriteOrder, checksum: &str, plain: &[u8]) -> Result<Option<u64>, WriteError> {
+    let damaged = match super::block(store, &order.volume, checksum, order.compression, order.block_size) {
+        Ok(_) => return Ok(None),
+        Err(BackupError::BlockMissing { .. }) => false,
+        Err(error @ BackupError::BlockDamaged { .. }) => {
+            // Not damaged after all when another backup has it packed otherwise: then it must stay.
+            let others = [Compression::Lz4, Compression::Gzip, Compression::None];
+            let reads = |other| super::block(store, &order.volume, checksum, other, order.block_size).is_ok();
+            if others.into_iter().any(reads) {
+                return Err(error.into());
+            }
+            true
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let path = block_path(&order.volume, checksum);
+    let packed = codec::pack(plain, order.compression)
+        .map_err(|error| BackupError::BlockDamaged { path: path.clone(), why: error.to_string() })?;
+    store.put(&path, &packed)?;
+    Ok((!damaged).then_some(packed.len() as u64))
+}

@@ -1,0 +1,107 @@
+//! Was this directory damaged by the way it was copied (volumes.md §3)?
+
+use ha_sync_fs::FsError;
+use serde::Serialize;
+
+use crate::extent::{self, Extents};
+use crate::finding::Finding;
+use crate::inside::{self, Inside};
+use crate::inspect::{self, LayerReport, Report};
+use crate::layered::{BLOCK, Content, Image, ImageError, Layered, Reading, is_zero};
+use crate::replica::Replica;
+use crate::watch::Watch;
+
+/// Is what reading every layer has shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnosis {
+    /// Allocated blocks of 4096 bytes, over all layers of the chain.
+    pub blocks: u64,
+    /// Of them, those of zeros.
+    pub zero_blocks: u64,
+    /// What lies inside, where blocks of zeros are taken for holes: a densified head shows only itself otherwise.
+    pub inside: Option<Inside>,
+    /// Blocks on which the two readings differ; counted on request.
+    pub ambiguous_blocks: Option<u64>,
+}
+
+/// Reads the layers of the chain. `below` opens the backing image; `count` asks for the ambiguous blocks, which
+/// takes another reading. Findings are added to the report's.
+pub fn examine(
+    replica: &Replica,
+    report: &mut Report,
+    below: &dyn Fn() -> Result<Option<Box<dyn Image>>, ImageError>,
+    count: bool,
+    watch: &dyn Watch,
+) -> Result<Option<Diagnosis>, ImageError> {
+    let Ok(chain) = &replica.chain else { return Ok(None) };
+    watch.expect(allocated(&report.layers) * if count { 2 } else { 1 });
+    let (mut blocks, mut zero_blocks) = (0, 0);
+    for name in chain {
+        let (all, zero) = zeros(replica, name, watch)?;
+        (blocks, zero_blocks) = (blocks + all, zero_blocks + zero);
+    }
+    let backing = below()?;
+    let mut inside = None;
+    let mut ambiguous_blocks = None;
+    if replica.backing_path().is_none() || backing.is_some() {
+        let mut image = inspect::open(replica, chain, backing, Reading::ZerosAreHoles)?;
+        inside = Some(inside::of_image(&mut image)?);
+        if count {
+            ambiguous_blocks =
+                Some(ambiguous(inspect::open(replica, chain, below()?, Reading::ZerosAreHoles)?, watch)?);
+        }
+    }
+    let known = matches!(inside, Some(Inside::Ext4 { .. } | Inside::Xfs { .. }));
+    if known && blocks > 0 && zero_blocks == 0 {
+        report.findings.insert(0, Finding::Sparsified);
+    }
+    Ok(Some(Diagnosis { blocks, zero_blocks, inside, ambiguous_blocks }))
+}
+
+fn allocated(layers: &[LayerReport]) -> u64 {
+    layers.iter().filter(|layer| layer.place.is_some()).map(|layer| layer.extents.bytes).sum()
+}
+
+/// Counts the allocated blocks of a layer, and those of zeros.
+fn zeros(replica: &Replica, name: &str, watch: &dyn Watch) -> Result<(u64, u64), FsError> {
+    let file = replica.open_layer(name)?;
+    let method = Extents::of(&file)?.method();
+    let (mut blocks, mut zero) = (0, 0);
+    let mut buffer = vec![0; 1 << 20];
+    extent::for_each(&file, method, |extent| {
+        blocks += extent.length().div_ceil(BLOCK);
+        if extent.unwritten {
+            zero += extent.length().div_ceil(BLOCK);
+            return Ok(());
+        }
+        let mut position = extent.start;
+        while position < extent.end && !watch.stopped() {
+            let length = usize::try_from(extent.end - position).unwrap_or(usize::MAX).min(buffer.len());
+            file.read_at(position, &mut buffer[..length])?;
+            zero += buffer[..length].chunks(BLOCK as usize).filter(|block| is_zero(block)).count() as u64;
+            position += length as u64;
+            watch.advance(length as u64);
+        }
+        Ok::<_, FsError>(())
+    })?;
+    Ok((blocks, zero))
+}
+
+/// Counts the blocks on which the two readings of an image differ.
+pub fn ambiguous(mut image: Layered, watch: &dyn Watch) -> Result<u64, ImageError> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut position = 0;
+    while position < image.size() && !watch.stopped() {
+        let piece = image.piece_at(position)?;
+        if piece.content == Content::Data {
+            while position < piece.end {
+                let length = usize::try_from(piece.end - position).unwrap_or(usize::MAX).min(buffer.len());
+                image.read_at(position, &mut buffer[..length])?;
+                position += length as u64;
+                watch.advance(length as u64);
+            }
+        }
+        position = piece.end;
+    }
+    Ok(image.ambiguous())
+}

@@ -1,0 +1,146 @@
+//! What lies inside a volume, by its superblock (volumes.md §4, §5).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::layered::{Image, ImageError};
+
+/// Is what a volume holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "snake_case")]
+pub enum Inside {
+    /// ext2, ext3 or ext4.
+    Ext4 {
+        /// In the usual form.
+        uuid: String,
+        /// The label; empty for none.
+        label: String,
+        /// Bytes that the file system says it has.
+        bytes: u64,
+        /// When it was written last.
+        written: Option<Timestamp>,
+        /// Whether the journal holds what is not in its place yet.
+        needs_recovery: bool,
+        /// Whether the file system found errors in itself.
+        has_errors: bool,
+    },
+    /// XFS.
+    Xfs {
+        /// In the usual form.
+        uuid: String,
+        /// The label.
+        label: String,
+    },
+    /// btrfs.
+    Btrfs {
+        /// In the usual form.
+        uuid: String,
+        /// The label.
+        label: String,
+    },
+    /// An encrypted container.
+    Luks {
+        /// 1 or 2.
+        version: u16,
+    },
+    /// A disk of the v2 engine.
+    Spdk,
+    /// A partition table.
+    Partitions,
+    /// Zeros where superblocks would be.
+    Empty,
+    /// Something else.
+    Unknown,
+}
+
+impl Inside {
+    /// Returns its short name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ext4 { .. } => "ext4",
+            Self::Xfs { .. } => "xfs",
+            Self::Btrfs { .. } => "btrfs",
+            Self::Luks { version: 1 } => "LUKS1",
+            Self::Luks { .. } => "LUKS2",
+            Self::Spdk => "v2 engine disk",
+            Self::Partitions => "partition table",
+            Self::Empty => "empty",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Returns when the file system was written last, as far as it tells.
+    pub fn written(&self) -> Option<Timestamp> {
+        match self {
+            Self::Ext4 { written, .. } => *written,
+            _ => None,
+        }
+    }
+}
+
+/// How much of an image [`of_bytes`] looks at.
+pub const LOOK: usize = 68 << 10;
+
+/// Looks at an image.
+pub fn of_image(image: &mut dyn Image) -> Result<Inside, ImageError> {
+    let mut bytes = vec![0; LOOK];
+    image.read_at(0, &mut bytes)?;
+    Ok(of_bytes(&bytes))
+}
+
+/// Looks at the first bytes of an image.
+pub fn of_bytes(bytes: &[u8]) -> Inside {
+    let at = |offset: usize, length: usize| bytes.get(offset..offset + length).unwrap_or_default();
+    if at(0, 6) == b"LUKS\xba\xbe" {
+        return Inside::Luks { version: u16::from_be_bytes([bytes[6], bytes[7]]) };
+    }
+    if at(0, 8) == b"SPDKBLOB" {
+        return Inside::Spdk;
+    }
+    if at(0, 4) == b"XFSB" {
+        return Inside::Xfs { uuid: uuid(at(32, 16)), label: label(at(108, 12)) };
+    }
+    if at(1024 + 56, 2) == [0x53, 0xef] {
+        return ext4(at(1024, 1024));
+    }
+    if at(65_536 + 64, 8) == b"_BHRfS_M" {
+        return Inside::Btrfs { uuid: uuid(at(65_536 + 32, 16)), label: label(at(65_536 + 299, 256)) };
+    }
+    if at(510, 2) == [0x55, 0xaa] {
+        return Inside::Partitions;
+    }
+    if crate::layered::is_zero(bytes) { Inside::Empty } else { Inside::Unknown }
+}
+
+fn ext4(superblock: &[u8]) -> Inside {
+    let u32_at = |offset: usize| {
+        superblock.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+    };
+    let u16_at = |offset: usize| {
+        superblock.get(offset..offset + 2).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_le_bytes)
+    };
+    let incompatible = u32_at(0x60);
+    let high = if incompatible & 0x80 != 0 { u64::from(u32_at(0x150)) << 32 } else { 0 };
+    let block_size = 1024_u64.checked_shl(u32_at(0x18)).unwrap_or(0);
+    let seconds = i64::from(u32_at(0x30)) | i64::from(superblock.get(0x274).copied().unwrap_or(0)) << 32;
+    Inside::Ext4 {
+        uuid: uuid(&superblock[0x68..0x78]),
+        label: label(&superblock[0x78..0x88]),
+        bytes: (high | u64::from(u32_at(0x4))).saturating_mul(block_size),
+        written: Timestamp::from_second(seconds).ok().filter(|_| seconds > 0),
+        needs_recovery: incompatible & 4 != 0,
+        has_errors: u16_at(0x3a) & 2 != 0,
+    }
+}
+
+fn label(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn uuid(bytes: &[u8]) -> String {
+    let hex = |range: std::ops::Range<usize>| -> String {
+        bytes.get(range).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    [hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16)].join("-")
+}

@@ -1,0 +1,426 @@
+//! Merges an image into a file, a device or a stream. A file is made under another name and renamed when it is
+//! whole; its marker, with size and hash, comes last.
+
+mod marker;
+mod pipeline;
+mod sink;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use ha_sync_fs::error::printable_path;
+use ha_sync_fs::{FsError, local};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use crate::layered::{self, BLOCK, Content, Image, ImageError, PlainImage};
+use crate::replica::Replica;
+use crate::source::{SourceDirectory, SourceFile};
+use crate::watch::Watch;
+use marker::State;
+use pipeline::Broken;
+use sink::{DeviceSink, FileSink, Qcow2Sink, Sink, StreamSink};
+
+pub use marker::{Format, Marker, Source, marker_path, read_marker};
+pub use pipeline::Hashes;
+pub(crate) use pipeline::hex;
+
+/// What must stay free beside the data: the file system's own tables.
+const SPARE: u64 = 4 << 20;
+
+/// Is why a merge ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// The source cannot be read.
+    #[error("failed to read the source")]
+    Read(#[from] ImageError),
+    /// The image cannot be written.
+    #[error("failed to write: {path}")]
+    Write {
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// A step on the image failed.
+    #[error(transparent)]
+    Step(#[from] FsError),
+    /// There is not enough room on the file system of the image.
+    #[error("not enough space for {path}: {needed} bytes needed, {free} free")]
+    NoSpace {
+        /// The image.
+        path: String,
+        /// What the data need at most.
+        needed: u64,
+        /// What is there.
+        free: u64,
+    },
+    /// Something is there already.
+    #[error("there is something already: {path}")]
+    Exists {
+        /// Where.
+        path: String,
+    },
+    /// The image would lie in a replica directory.
+    #[error("the image would lie in a replica directory, into which nothing is written: {path}")]
+    InReplica {
+        /// The directory.
+        path: String,
+    },
+    /// Another process makes this image.
+    #[error("another process is making this image: {path}")]
+    Busy {
+        /// The image.
+        path: String,
+    },
+    /// The device is too small.
+    #[error("the device is too small: {path} has {has} bytes, the volume {needs}")]
+    DeviceTooSmall {
+        /// The device.
+        path: String,
+        /// Its size.
+        has: u64,
+        /// What is needed.
+        needs: u64,
+    },
+    /// A file of the source was changed meanwhile.
+    #[error("changed while it was read: {path}")]
+    Changed {
+        /// The file.
+        path: String,
+    },
+    /// It was asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Says what is to be made.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The form of a file.
+    pub format: Format,
+    /// Whether the whole image is hashed too.
+    pub whole_hash: bool,
+    /// Whether what is there may be replaced.
+    pub replace: bool,
+    /// What it is made from.
+    pub source: Source,
+}
+
+/// Is how a merge into a file went.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// What the marker says.
+    pub marker: Marker,
+    /// Where an earlier, interrupted merge was taken up; zero when it began anew.
+    pub resumed_at: u64,
+    /// Whether the image was there already, whole and of the same source.
+    pub was_there: bool,
+}
+
+/// Is what reading an image will need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes of data.
+    pub data: u64,
+    /// Pieces of data.
+    pub pieces: u64,
+}
+
+/// Adds up the data of an image without reading it. Fails where its tables are damaged.
+pub fn extent(image: &mut dyn Image) -> Result<Extent, ImageError> {
+    let mut sum = Extent { data: 0, pieces: 0 };
+    let mut position = 0;
+    let mut before = Content::Hole;
+    while position < image.size() {
+        let piece = image.piece_at(position)?;
+        if piece.content == Content::Data {
+            sum.data += piece.end - position;
+            sum.pieces += u64::from(before != Content::Data);
+        }
+        (position, before) = (piece.end, piece.content);
+    }
+    Ok(sum)
+}
+
+/// Returns a hash of names, lengths and times of the files of an image, and of `how` they are read.
+pub fn fingerprint(image: &dyn Image, how: &str) -> String {
+    let mut hash = Sha256::new();
+    for file in image.files() {
+        let stamp = file.stamp();
+        hash.update(std::os::unix::ffi::OsStrExt::as_bytes(file.path().as_os_str()));
+        hash.update([0]);
+        hash.update(stamp.length.to_le_bytes());
+        hash.update(stamp.modified.to_le_bytes());
+        hash.update(stamp.identity.1.to_le_bytes());
+    }
+    hash.update(image.size().to_le_bytes());
+    hash.update(how);
+    hex(&hash.finalize())
+}
+
+/// Makes an image file. `ambiguous` is asked at the end for the count of a best effort.
+pub fn to_file(
+    image: &mut dyn Image,
+    path: &Path,
+    order: &Order,
+    watch: &dyn Watch,
+    ambiguous: &dyn Fn(&dyn Image) -> Option<u64>,
+) -> Result<Done, MergeError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let directory = SourceDirectory::open(&parent)?;
+    if Replica::is_at(&directory) {
+        return Err(MergeError::InReplica { path: printable_path(&parent) });
+    }
+    let files = Files::of(path);
+    let (part, state) = files.open(order)?;
+    if let Some(marker) = there(path, order, state.as_ref(), &files)? {
+        local::remove(&files.part)?;
+        return Ok(Done { marker, resumed_at: 0, was_there: true });
+    }
+    let resumed_at = state.map_or(0, |state| state.done.min(image.size()));
+    let sum = extent(image)?;
+    let held = part.metadata().map_or(0, |part| std::os::unix::fs::MetadataExt::blocks(&part) * 512);
+    let needed = sum.data.saturating_sub(held) + SPARE;
+    let free = free(&part, path)?;
+    if needed > free {
+        if resumed_at == 0 {
+            local::remove(&files.part)?;
+        }
+        return Err(MergeError::NoSpace { path: printable_path(path), needed, free });
+    }
+    watch.expect(sum.data);
+    let mut keep = |done: u64| {
+        let state = State { fingerprint: order.source.fingerprint.clone(), done, marker: None };
+        marker::write(&files.state, &state).map_err(io::Error::other)
+    };
+    let mut before = match resumed_at {
+        0 => None,
+        _ => Some(PlainImage::new(SourceFile::open(&files.part)?)?),
+    };
+    let before = before.as_mut().map(|before| (before as &mut dyn Image, resumed_at));
+    let size = image.size();
+    let hashes = match order.format {
+        Format::Raw => {
+            let mut sink = FileSink { file: &part, pending: 0, checkpoint: &mut keep };
+            drain(image, before, &mut sink, order.whole_hash, watch, path)?
+        }
+        Format::Qcow2 => {
+            let mut sink = Qcow2Sink::new(&part, size);
+            drain(image, None, &mut sink, order.whole_hash, watch, path)?
+        }
+    };
+    let name = path.file_name().unwrap_or_default();
+    let marker = Marker {
+        image: printable_path(Path::new(name)),
+        format: order.format,
+        size,
+        data_bytes: hashes.data_bytes,
+        blocks_sha256: hashes.blocks_sha256,
+        sha256: hashes.sha256,
+        ambiguous_blocks: ambiguous(image),
+        source: order.source.clone(),
+    };
+    let fingerprint = order.source.fingerprint.clone();
+    marker::write(&files.state, &State { fingerprint, done: size, marker: Some(marker.clone()) })?;
+    // The marker of an image that is replaced would otherwise stand beside the new one for a moment.
+    local::remove(&files.marker)?;
+    rename(&files.part, path, order.replace)?;
+    marker::write(&files.marker, &marker)?;
+    local::remove(&files.state)?;
+    Ok(Done { marker, resumed_at, was_there: false })
+}
+
+/// Writes an image to a block device that nothing else uses.
+pub fn to_device(
+    image: &mut dyn Image,
+    path: &Path,
+    whole_hash: bool,
+    watch: &dyn Watch,
+) -> Result<Hashes, MergeError> {
+    // Without O_CREAT, O_EXCL asks for a device that is neither mounted nor part of another.
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::EXCL;
+    let handle = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| FsError::new("open for writing", printable_path(path), errno))?;
+    let has = crate::raw::device_size(&handle)
+        .map_err(|errno| FsError::new("ask the size of", printable_path(path), errno))?;
+    if has < image.size() {
+        return Err(MergeError::DeviceTooSmall { path: printable_path(path), has, needs: image.size() });
+    }
+    watch.expect(extent(image)?.data);
+    let mut sink = DeviceSink { file: handle.into(), position: 0 };
+    drain(image, None, &mut sink, whole_hash, watch, path)
+}
+
+/// Writes an image to a stream, every zero of it.
+pub fn to_stream(
+    image: &mut dyn Image,
+    out: &mut (dyn Write + Send),
+    whole_hash: bool,
+    watch: &dyn Watch,
+) -> Result<Hashes, MergeError> {
+    watch.expect(extent(image)?.data);
+    let mut sink = StreamSink { out, position: 0 };
+    drain(image, None, &mut sink, whole_hash, watch, Path::new("-"))
+}
+
+/// Reads an image to its end and returns its hashes.
+pub fn hash(image: &mut dyn Image, whole_hash: bool, watch: &dyn Watch) -> Result<Hashes, MergeError> {
+    watch.expect(extent(image)?.data);
+    drain(image, None, &mut Nowhere, whole_hash, watch, Path::new("nowhere"))
+}
+
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn data(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn reached(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn finish(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn drain(
+    image: &mut dyn Image,
+    before: Option<(&mut dyn Image, u64)>,
+    sink: &mut dyn Sink,
+    whole_hash: bool,
+    watch: &dyn Watch,
+    path: &Path,
+) -> Result<Hashes, MergeError> {
+    let failed = |cause| MergeError::Write { path: printable_path(path), cause };
+    let hashes = pipeline::run(image, before, sink, whole_hash, watch).map_err(|broken| match broken {
+        Broken::Read(error) => MergeError::Read(error),
+        Broken::Write(cause) => failed(cause),
+        Broken::Stopped => MergeError::Stopped,
+    })?;
+    if let Some(path) = layered::changed(image)? {
+        return Err(MergeError::Changed { path });
+    }
+    sink.finish(image.size()).map_err(failed)?;
+    Ok(hashes)
+}
+
+/// Are the files that belong to an image.
+struct Files {
+    image: PathBuf,
+    part: PathBuf,
+    state: PathBuf,
+    marker: PathBuf,
+}
+
+impl Files {
+    fn of(image: &Path) -> Self {
+        Self {
+            image: image.to_owned(),
+            part: marker::beside(image, ".ha-volume.part"),
+            state: marker::beside(image, ".ha-volume.state"),
+            marker: marker_path(image),
+        }
+    }
+
+    /// Opens and locks the part. The state is returned when it is of the same source, else the part is emptied.
+    fn open(&self, order: &Order) -> Result<(File, Option<State>), MergeError> {
+        let failed = |step, errno| FsError::new(step, printable_path(&self.part), errno);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let part = loop {
+            let part = rustix::fs::open(&self.part, flags, Mode::from_raw_mode(0o600))
+                .map_err(|errno| failed("make", errno))?;
+            match rustix::fs::flock(&part, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(MergeError::Busy { path: printable_path(&self.image) });
+                }
+                Err(errno) => return Err(failed("lock", errno).into()),
+            }
+            // Another process may have renamed it between the two calls; then the lock is on its image.
+            let ours = rustix::fs::fstat(&part).map_err(|errno| failed("look at", errno))?;
+            match rustix::fs::lstat(&self.part) {
+                Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => break part,
+                _ => {}
+            }
+        };
+        let part = File::from(part);
+        let state = local::read_if_present(&self.state)?
+            .and_then(|content| serde_json::from_slice::<State>(&content).ok())
+            .filter(|state| state.fingerprint == order.source.fingerprint && order.format == Format::Raw)
+            .filter(|state| state.marker.is_some() || state.done % BLOCK == 0);
+        // The state of an image that was renamed has nothing in a part that is new and empty.
+        let length = part.metadata().map_or(0, |part| part.len());
+        let state = state.filter(|state| length > 0 || state.marker.is_some());
+        if state.is_none() {
+            part.set_len(0).map_err(|cause| MergeError::Write { path: printable_path(&self.part), cause })?;
+            local::remove(&self.state)?;
+        }
+        Ok((part, state))
+    }
+}
+
+/// Tells whether the image is there and whole: its marker says so, or the state of a merge that was ended between the
+/// renaming and the marker. Fails when something else is there.
+fn there(path: &Path, order: &Order, state: Option<&State>, files: &Files) -> Result<Option<Marker>, MergeError> {
+    if !local::exists(path) {
+        return Ok(None);
+    }
+    let image = SourceFile::open(path)?;
+    let fits = |marker: &Marker| {
+        marker.source.fingerprint == order.source.fingerprint
+            && marker.format == order.format
+            && (order.format != Format::Raw || marker.size == image.size())
+            && (marker.sha256.is_some() || !order.whole_hash)
+    };
+    if let Some(marker) = read_marker(path)?.filter(fits) {
+        return Ok(Some(marker));
+    }
+    let named = state.and_then(|state| state.marker.clone()).filter(fits);
+    // The part that was renamed is the image: a new part is empty.
+    let renamed = SourceFile::open(&files.part).is_ok_and(|part| part.size() == 0);
+    if let Some(marker) = named.filter(|_| renamed) {
+        marker::write(&files.marker, &marker)?;
+        local::remove(&files.state)?;
+        return Ok(Some(marker));
+    }
+    if order.replace {
+        return Ok(None);
+    }
+    if SourceFile::open(&files.part).is_ok_and(|part| part.size() == 0) {
+        local::remove(&files.part)?;
+    }
+    Err(MergeError::Exists { path: printable_path(path) })
+}
+
+fn free(part: &File, path: &Path) -> Result<u64, MergeError> {
+    let statistics = rustix::fs::fstatvfs(part)
+        .map_err(|errno| FsError::new("ask the free space of", printable_path(path), errno))?;
+    Ok(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+}
+
+fn rename(part: &Path, image: &Path, replace: bool) -> Result<(), MergeError> {
+    let failed = |errno| FsError::new("rename to", printable_path(image), errno);
+    let flags = if replace { rustix::fs::RenameFlags::empty() } else { rustix::fs::RenameFlags::NOREPLACE };
+    match rustix::fs::renameat_with(rustix::fs::CWD, part, rustix::fs::CWD, image, flags) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Err(MergeError::Exists { path: printable_path(image) }),
+        // Some file systems know no flags; that nothing is there was checked at the start.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::renameat(rustix::fs::CWD, part, rustix::fs::CWD, image).map_err(failed)?;
+        }
+        Err(errno) => return Err(failed(errno).into()),
+    }
+    let parent = image.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let handle = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed)?;
+    // A directory that cannot be synced is no failure of the image.
+    let _ = rustix::fs::fsync(handle);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The completion marker beside an image, and the state of one that is being made.
+
+use std::path::{Path, PathBuf};
+
+use ha_sync_fs::{FsError, local};
+use serde::{Deserialize, Serialize};
+
+/// Is the form of an image file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// The bytes of the volume; zeros are holes.
+    Raw,
+    /// QEMU's format, version 3.
+    Qcow2,
+}
+
+/// Is what an image was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The replica directory, printable.
+    pub directory: String,
+    /// The layers, the youngest first.
+    pub chain: Vec<String>,
+    /// The backing image, printable.
+    pub backing: Option<String>,
+    /// Whether blocks of zeros were taken for holes: not what the engine would serve.
+    pub best_effort: bool,
+    /// A hash of names, lengths and times of all files that are read, and of how.
+    pub fingerprint: String,
+}
+
+/// Is what `IMAGE.ha-volume.json` holds: that the image is whole, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The name of the image.
+    pub image: String,
+    /// The form.
+    pub format: Format,
+    /// The size of the volume in bytes.
+    pub size: u64,
+    /// Bytes in blocks that are not all zeros.
+    pub data_bytes: u64,
+    /// See [`Hashes::blocks_sha256`](super::Hashes::blocks_sha256).
+    pub blocks_sha256: String,
+    /// SHA-256 of the volume's bytes, when asked for.
+    pub sha256: Option<String>,
+    /// With best effort, on how many blocks the two readings differ.
+    pub ambiguous_blocks: Option<u64>,
+    /// What it was made from.
+    pub source: Source,
+}
+
+/// Is what is known of an image that is being made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// That of the source.
+    pub(super) fingerprint: String,
+    /// All below it is durable in the part.
+    pub(super) done: u64,
+    /// The marker, once only the renaming is left.
+    pub(super) marker: Option<Marker>,
+}
+
+/// Returns a path with words added to its last name.
+pub(super) fn beside(image: &Path, words: &str) -> PathBuf {
+    let mut name = image.file_name().unwrap_or_default().to_owned();
+    name.push(words);
+    image.with_file_name(name)
+}
+
+/// Returns where the marker of an image is.
+pub fn marker_path(image: &Path) -> PathBuf {
+    beside(image, ".ha-volume.json")
+}
+
+/// Reads the marker of an image; nothing when there is none or it cannot be understood.
+pub fn read_marker(image: &Path) -> Result<Option<Marker>, FsError> {
+    let content = local::read_if_present(&marker_path(image))?;
+    Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
+}
+
+pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), FsError> {
+    let mut content = serde_json::to_vec_pretty(value)
+        .map_err(|error| FsError::local("write", path, std::io::Error::other(error)))?;
+    content.push(b'\n');
+    local::replace(path, &content)
+}
