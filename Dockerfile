@@ -11,10 +11,10 @@ WORKDIR /ha-sync
 COPY . .
 # The toolchain of the image, without the components that only the checks need.
 ENV RUSTUP_TOOLCHAIN=1.95.0
-RUN cargo build --profile dist --locked --package ha-sync \
+RUN cargo build --profile dist --locked --package ha-sync --package ha-sync-ui \
  && mkdir -p /image/mnt /image/tmp /image/run/lock /image/var/log/ha-sync \
  && chmod 1777 /image/tmp /image/run/lock \
- && cp target/dist/ha-sync /image/
+ && cp target/dist/ha-sync target/dist/ha-sync-ui /image/
 
 FROM scratch
 COPY --from=build /image /

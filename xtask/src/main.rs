@@ -1,6 +1,7 @@
 //! The project's own commands. No dependencies, so that `cargo xtask test` can install what the rest needs before
 //! anything else is built.
 
+mod assets;
 mod demo;
 mod packages;
 mod step;
@@ -18,6 +19,7 @@ usage: cargo xtask <command>
   test             what CI runs: packages, formatting, clippy, Cargo.lock, every test
   bench [options]  ours, unison, rsync, rclone and cp in turn (--help lists the options); needs root
   dist [options]   static binaries, an OCI image, checksums and an SBOM (--help lists the options)
+  kube-assets      a Kubernetes control plane for the tests, built once from Go modules
 ";
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["demo", ref options @ ..] => demo::run(options),
         ["test"] => test::run(),
+        ["kube-assets"] => assets::run(),
         // The bench needs crates that take a while to build, so it is a program of its own.
         ["bench", ref options @ ..] => {
             step::Step::cargo(&["run", "--quiet", "--release", "--package", "ha-bench", "--"]).args(options).run_plain()

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: what the README names and CI runs.
 
-use crate::packages;
 use crate::say;
 use crate::step::{Step, timed};
+use crate::{assets, packages};
 
 /// How many packages Cargo.lock may have. Each is code that somebody has to trust and build; a change that needs more
 /// raises the number here, where it is seen in the review.
@@ -11,6 +11,7 @@ const MOST_PACKAGES: usize = 420;
 pub(crate) fn run() -> Result<(), String> {
     timed("Debian packages", packages::ensure)?;
     timed("packages in Cargo.lock", lock_file)?;
+    timed("Kubernetes control plane", assets::ensure)?;
     Step::cargo(&["fmt", "--all", "--check"]).run()?;
     Step::cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     // Last, so that the last lines are the test runner's own summaries. (No time after it: it would be the last line.)

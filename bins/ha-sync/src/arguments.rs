@@ -8,10 +8,12 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
 use clap_complete::Shell;
-use ha_cli::failure::{Failure, FailureKind};
+use ha_cli::environment;
+use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::usage;
 use ha_sync_core::name::PairName;
 use ha_sync_core::reconcile::ConflictPolicy;
+use ha_sync_core::shard::Shard;
 use ha_sync_engine::Mode;
 
 use crate::run::TWO_WAY;
@@ -139,6 +141,8 @@ fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Setting
         pair,
         direction,
         dry_run,
+        shard,
+        shards,
         hard_links,
         cross_mounts,
         compare,
@@ -157,9 +161,23 @@ fn run_settings(arguments: RunArguments, matches: &ArgMatches) -> Result<Setting
     let (Some(src), Some(dest), Some(pair)) = (src, dest, pair) else {
         return Err(Failure::new(FailureKind::Usage, "required but missing: --src, --dest, --pair"));
     };
+    let shard = chosen_shard(shard, shards)?;
+    if shard.is_some() && hard_links {
+        return Err(Failure::new(FailureKind::Usage, "--hard-links cannot go with shards")
+            .hint("names of one file may lie in directories of different shards; leave --hard-links out"));
+    }
+    let part = match shard {
+        None => pair.clone(),
+        Some(shard) => format!("{pair}-{}", shard.index())
+            .parse()
+            .or_failure(FailureKind::Usage)
+            .map_err(|failure| failure.context("the name of the pair is too long for its shards"))?,
+    };
     let shared = Shared { compare, limits, safety, lock, records, kept, speed, output, report };
     let settings = Settings {
         mode: Mode::OneWay,
+        shard,
+        pair: part,
         src,
         dest,
         direction,
@@ -235,6 +253,8 @@ impl Shared {
             only: None,
             src: Default::default(),
             dest: Default::default(),
+            whole: pair.clone(),
+            shard: None,
             pair,
             direction,
             records: records_settings(records, matches),
@@ -263,6 +283,25 @@ impl Shared {
             output: Output { format: output.output, log_format, verbose, quiet },
         })
     }
+}
+
+/// Returns the part of the tree that is asked for; one of one is the whole.
+fn chosen_shard(shard: Option<Shard>, shards: Option<u32>) -> Result<Option<Shard>, Failure> {
+    let shard = match (shard, shards) {
+        (None, Some(count)) if count > 1 => {
+            let name = environment::COMPLETION_INDEX.name;
+            let missing = || {
+                Failure::new(FailureKind::Usage, format!("--shards {count} needs {name}, which is not set"))
+                    .hint(format!("it is, in the pods of an Indexed Job; elsewhere name the shard: --shard 0/{count}"))
+            };
+            let index = environment::COMPLETION_INDEX.get().ok_or_else(missing)?;
+            let text = format!("{}/{count}", index.to_string_lossy());
+            let shard = text.parse().or_failure(FailureKind::Usage);
+            Some(shard.map_err(|failure| failure.context(format!("{name} is no index of {count} shards: {index:?}")))?)
+        }
+        (shard, _) => shard,
+    };
+    Ok(shard.filter(|shard: &Shard| shard.count() > 1))
 }
 
 fn restore_settings(arguments: RestoreArguments) -> RestoreSettings {

@@ -92,6 +92,8 @@ fn resolve(settings: &PairSettings, resolution: &Resolution, open: &[Conflict]) 
         src: a,
         dest: b,
         pair: pair.clone(),
+        whole: pair.clone(),
+        shard: None,
         direction,
         records: settings.records.clone(),
         log_retain_days: 10,

@@ -28,7 +28,7 @@ use ha_sync_core::record::{
 use ha_sync_engine::baseline::{Baseline, Ends};
 use ha_sync_engine::conflicts;
 use ha_sync_engine::halt::Halt;
-use ha_sync_engine::state::PairState;
+use ha_sync_engine::state::{PairState, StateError};
 use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReason};
 use ha_sync_fs::FsError;
 use ha_sync_fs::content::Hashing;
@@ -177,7 +177,12 @@ impl Run<'_> {
 
     fn run(mut self, database: &str) -> Result<ExitCode, Failure> {
         let pair = &self.settings.pair;
-        let (mut state, damage) = match PairState::load(&self.log_directory, pair) {
+        let load = || -> Result<PairState, StateError> {
+            let mut state = PairState::load(&self.log_directory, pair)?;
+            state.learn(&self.log_directory, &self.settings.whole)?;
+            Ok(state)
+        };
+        let (mut state, damage) = match load() {
             Ok(state) => (state, None),
             Err(error) => {
                 let seen = Failure::from_error(FailureKind::Halted, &error).one_line();
@@ -186,6 +191,12 @@ impl Run<'_> {
                 (PairState::default(), Some(RunError::Halt(Halt { seen, hints: vec![hint] })))
             }
         };
+        let divided_anew = self.settings.shard.is_some_and(|shard| state.divided(shard.count()));
+        if divided_anew && !self.settings.dry_run {
+            // It speaks of directories that are other shards' now, and would not be told what becomes of them.
+            self.reporter.note(&format!("the tree is divided otherwise than before: {pair} forgets what was agreed"));
+            ha_sync_fs::local::remove(&Baseline::file(&self.log_directory, pair)).or_failure(FailureKind::Failed)?;
+        }
         let mut resolved = HashSet::new();
         let ready = damage.is_none() && !self.settings.dry_run;
         if ready {
@@ -232,7 +243,7 @@ impl Run<'_> {
             stop: self.stop,
             state: &state,
             spool: &self.log_directory,
-            baseline: Some(&baseline),
+            baseline: (!divided_anew || !self.settings.dry_run).then_some(&baseline),
             began: &began,
             while_syncing: &while_syncing,
             live,
@@ -529,6 +540,7 @@ fn job(settings: &Settings) -> Job {
         dry_run: settings.dry_run,
         threshold: settings.compare.mtime_threshold.as_nanos() as i128,
         checksum: settings.compare.checksum,
+        shard: settings.shard,
         hard_links: settings.compare.hard_links,
         cross_mounts: settings.compare.cross_mounts,
         rules: rules(&settings.filters),

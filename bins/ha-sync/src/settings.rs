@@ -10,6 +10,7 @@ use ha_cli::value::Amount;
 use ha_sync_core::name::{Direction, PairName, RunId};
 use ha_sync_core::path::RelPath;
 use ha_sync_core::reconcile::ConflictPolicy;
+use ha_sync_core::shard::Shard;
 use ha_sync_engine::Mode;
 
 /// Is everything that a run needs to know.
@@ -23,8 +24,12 @@ pub(crate) struct Settings {
     pub(crate) src: PathBuf,
     /// Absolute, exists perhaps.
     pub(crate) dest: PathBuf,
-    /// The pair, which names the lock.
+    /// The pair, which names the lock, the records and the memory; a shard is a pair of its own, `<pair>-<number>`.
     pub(crate) pair: PairName,
+    /// The pair that was named.
+    pub(crate) whole: PairName,
+    /// The part of the tree that the run works on.
+    pub(crate) shard: Option<Shard>,
     /// The label of the direction.
     pub(crate) direction: Direction,
     /// Where logs go and what the database is.

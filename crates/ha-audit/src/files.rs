@@ -101,6 +101,13 @@ pub(crate) fn list_if_any(path: &Path) -> Result<Vec<Entry>, FileError> {
     }
 }
 
+/// Sets the modification time to now.
+pub(crate) fn touch(path: &Path) -> Result<(), FileError> {
+    let file = std::fs::File::options().append(true).open(path);
+    let touched = file.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+    touched.map_err(|source| FileError::new("set time of", path, source))
+}
+
 /// Returns the modification time, not following a link.
 pub(crate) fn modified(path: &Path) -> Result<jiff::Timestamp, FileError> {
     let failed = |source| FileError::new("read metadata", path, source);

@@ -197,7 +197,8 @@ fn set_broken_aside(
     let mut moved_to = path.as_os_str().to_owned();
     moved_to.push(".broken");
     let moved_to = PathBuf::from(moved_to);
-    files::rename(path, &moved_to).map_err(LogError::File)?;
+    // Its age counts from now: nobody has seen it yet.
+    files::touch(path).and_then(|()| files::rename(path, &moved_to)).map_err(LogError::File)?;
     summary.broken += 1;
     on(FlushEvent::Broken { path, moved_to: &moved_to, error });
     Ok(())

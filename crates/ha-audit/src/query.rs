@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ha_sync_core::record::{OperationKind, OperationStatus, Status};
+use ha_sync_core::record::{OperationKind, OperationStatus, Status, Way};
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -213,6 +213,8 @@ pub struct OperationRow {
     pub error_message: Option<String>,
     /// Why it was decided.
     pub reason: Option<String>,
+    /// Which way it went, in a two-way run.
+    pub way: Option<Way>,
 }
 
 /// Says which operations of a run are wanted, in the order of `seq`.
@@ -541,5 +543,11 @@ fn operation_row(mut row: Row) -> Result<OperationRow, Fault> {
         },
         error_message: database::text_if_any("error_message", row)?,
         reason: database::text_if_any("reason", row)?,
+        way: match database::text_if_any("direction", row)?.as_deref() {
+            None => None,
+            Some("a-to-b") => Some(Way::AToB),
+            Some("b-to-a") => Some(Way::BToA),
+            Some(other) => return Err(Fault::undecodable("direction", &other)),
+        },
     })
 }

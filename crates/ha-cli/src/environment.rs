@@ -41,6 +41,7 @@ variables! {
     STATE_HOME = "XDG_STATE_HOME": "where logs go, in `ha-sync`, when the default log directory cannot be written; an absolute path";
     HOME = "HOME": "its `.local/state` stands in for `XDG_STATE_HOME` when that is not set";
     POD_NAME = "POD_NAME": "the name under which a lock is held in a cluster";
+    COMPLETION_INDEX = "JOB_COMPLETION_INDEX": "which of its `--shards` a run works on; set in every pod of an Indexed Job";
     HOSTNAME = "HOSTNAME": "the name under which a lock is held when `POD_NAME` is not set";
     KUBERNETES = "KUBERNETES_SERVICE_HOST": "set in every pod: `--lock auto` means a Lease then";
     NO_COLOR = "NO_COLOR": "no colour anywhere, whatever its value";

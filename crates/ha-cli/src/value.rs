@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ha_sync_core::name::{DirectionError, NameError, RunIdError};
+use ha_sync_core::shard::{Shard, ShardError};
 
 /// Says why the value of a flag was refused. The flag and the value are named by [`crate::usage`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +50,12 @@ pub enum ValueError {
     /// A size is none.
     #[error("expected a size or a percentage, like 1GiB, 500M or 2%")]
     SizeOrPercent,
+    /// A shard is none.
+    #[error("expected I/N, I from 0 to N-1 and N from 1 to {most}, like 0/4", most = Shard::MOST)]
+    Shard,
+    /// A number of shards is none.
+    #[error("expected a number from 1 to {most}", most = Shard::MOST)]
+    Shards,
     /// A number of threads is none.
     #[error("expected a number from 1 to {0}")]
     Threads(usize),
@@ -61,6 +68,12 @@ pub enum ValueError {
     /// The id of an approval is none.
     #[error("expected the id that the halted run printed")]
     Approval,
+}
+
+impl From<ShardError> for ValueError {
+    fn from(_: ShardError) -> Self {
+        Self::Shard
+    }
 }
 
 impl From<RunIdError> for ValueError {
@@ -204,6 +217,12 @@ pub fn threads(text: &str) -> Result<usize, ValueError> {
     let most = 1024;
     let number = whole(text).and_then(|number| usize::try_from(number).ok());
     number.filter(|number| (1..=most).contains(number)).ok_or(ValueError::Threads(most))
+}
+
+/// Takes a number of shards.
+pub fn shards(text: &str) -> Result<u32, ValueError> {
+    let number = whole(text).and_then(|number| u32::try_from(number).ok());
+    number.filter(|number| (1..=Shard::MOST).contains(number)).ok_or(ValueError::Shards)
 }
 
 /// Takes the id of a set of operations that a halted run printed.

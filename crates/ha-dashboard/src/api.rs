@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use ha_audit::query::{IterationFilter, OperationRow, ReadError};
 use ha_audit::store::IterationRow;
-use ha_sync_core::record::OperationStatus;
+use ha_sync_core::record::{OperationStatus, Way};
 use serde_json::{Value, json};
 
 use crate::board::Board;
@@ -70,6 +70,7 @@ pub(crate) fn operation_json(operation: &OperationRow) -> Value {
         "status": status_word(operation.status),
         "error_message": operation.error_message,
         "reason": operation.reason,
+        "direction": operation.way.map(Way::as_str),
     })
 }
 

@@ -88,7 +88,7 @@ async fn part(board: &Board, filter: &mut OperationFilter, form: Form, text: &mu
 }
 
 const CSV_HEADER: &str = "seq,operation,filepath,size_before,size_after,md5_before,md5_after,started_at,ended_at,\
-    status,error_message,reason\r\n";
+    status,error_message,reason,direction\r\n";
 
 /// Writes a line of RFC 4180.
 fn csv_row(text: &mut String, row: &OperationRow) {
@@ -107,6 +107,7 @@ fn csv_row(text: &mut String, row: &OperationRow) {
         status_word(row.status).to_owned(),
         words(&row.error_message),
         words(&row.reason),
+        row.way.map_or_else(String::new, |way| way.as_str().to_owned()),
     ];
     for (index, cell) in cells.iter().enumerate() {
         if index > 0 {

@@ -3,7 +3,7 @@
 use ha_audit::query::OperationRow;
 use ha_audit::store::IterationRow;
 use ha_sync_core::path::unescape;
-use ha_sync_core::record::{OperationKind, OperationStatus};
+use ha_sync_core::record::{OperationKind, OperationStatus, Way};
 
 /// Is where an old version went, and how it comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,14 +27,20 @@ pub(crate) fn trash(operation: &OperationRow, run: &IterationRow) -> Option<Tras
         OperationKind::Update if operation.size_before.is_none() => return None,
         OperationKind::Update => {}
     }
-    let root = run.dest.trim_end_matches('/');
+    let changed = changed_root(operation, run);
+    let root = changed.trim_end_matches('/');
     let path = word(&operation.filepath);
     // A path that looks like a flag is none behind `--`.
     let path = if operation.filepath.starts_with('-') { format!("-- {path}") } else { path };
     Some(Trash {
         entry: format!("{root}/.ha-sync/trash/{run_id}/{}", operation.filepath),
-        command: format!("ha-sync restore --root {} --run {} {path}", word(&run.dest), word(run_id)),
+        command: format!("ha-sync restore --root {} --run {} {path}", word(changed), word(run_id)),
     })
+}
+
+/// Returns the root that an operation changed: the destination, or in a two-way run where it went.
+pub(crate) fn changed_root<'a>(operation: &OperationRow, run: &'a IterationRow) -> &'a str {
+    if operation.way == Some(Way::BToA) { &run.src } else { &run.dest }
 }
 
 /// Writes a name of the records as one word of a shell (bash, zsh, ksh; POSIX 2024 for `$'…'`).

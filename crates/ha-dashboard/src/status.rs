@@ -1,6 +1,7 @@
 //! How pairs stand: values, made from the rows of the audit store and the time. Pure.
 
 use ha_audit::store::IterationRow;
+use ha_sync_core::reason::Reason;
 use ha_sync_core::record::Status;
 use jiff::{SignedDuration, Timestamp};
 
@@ -133,9 +134,10 @@ pub fn changed(run: &IterationRow) -> u64 {
     counts.files_created.saturating_add(counts.files_updated).saturating_add(counts.files_deleted)
 }
 
-/// Tells whether a reason of the records is that of a conflict between two versions or types.
+/// Tells whether a reason of the records is that of a conflict between two versions or types: one that is open, where
+/// what was planned failed or the entry was skipped.
 pub fn is_conflict(reason: &str) -> bool {
-    reason.contains("conflict")
+    [Reason::Conflict, Reason::TypeConflict].iter().any(|conflict| conflict.as_str() == reason)
 }
 
 /// Counts the conflicts among the skips of a run.

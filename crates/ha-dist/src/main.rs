@@ -14,7 +14,7 @@ use ha_dist::image::{self, About, Platform};
 use ha_dist::{elf, sbom};
 
 /// The programs of the image; the first is what it runs.
-const PROGRAMS: [&str; 1] = ["ha-sync"];
+const PROGRAMS: [&str; 2] = ["ha-sync", "ha-sync-ui"];
 /// The image may not be larger, per architecture and compressed.
 const LARGEST: usize = 25_000_000;
 

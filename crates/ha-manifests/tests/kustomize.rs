@@ -80,7 +80,7 @@ fn without_root_nothing_is_root_and_no_capability_is_left() {
 fn what_is_added_goes_beside_production() {
     let Some(kubectl) = kubectl() else { return };
     let production: Vec<_> = built(&kubectl, "overlays/production").iter().map(|one| identity(one)).collect();
-    for overlay in ["overlays/ingress"] {
+    for overlay in ["overlays/ingress", "overlays/monitoring"] {
         for document in built(&kubectl, overlay) {
             assert!(!production.contains(&identity(&document)), "{overlay}: {document}");
         }

@@ -118,6 +118,8 @@ impl Filter {
             filter.rules = Some(compile(globs)?);
         }
         if let Some(content) = ignore_file {
+            // The mark that some editors put before the first line.
+            let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
             let mut lines = Vec::new();
             for (index, line) in content.split(|byte| *byte == b'\n').enumerate() {
                 let line = std::str::from_utf8(line).map_err(|_| FilterError::NotUtf8 { line: index + 1 })?;
@@ -233,26 +235,69 @@ fn literal_braces(body: &str) -> String {
     glob
 }
 
+/// Writes the letters of POSIX's named classes (`[[:digit:]]`) out, which gitignore knows and the matcher does not. An
+/// unknown one is returned: what it would leave out is not known.
+fn named_classes(glob: &str) -> Result<String, String> {
+    let mut written = String::with_capacity(glob.len());
+    let mut rest = glob;
+    let mut inside = false;
+    while let Some(letter) = rest.chars().next() {
+        let mut taken = letter.len_utf8();
+        match letter {
+            '\\' if !inside => taken += rest[taken..].chars().next().map_or(0, char::len_utf8),
+            '[' if !inside => {
+                inside = true;
+                taken += usize::from(rest[taken..].starts_with(['!', '^']));
+                // A bracket that comes first does not end the class.
+                taken += usize::from(rest[taken..].starts_with(']'));
+            }
+            ']' => inside = false,
+            '[' => {
+                if let Some((name, after)) = rest.strip_prefix("[:").and_then(|rest| rest.split_once(":]")) {
+                    written.push_str(match name {
+                        "alnum" => "0-9A-Za-z",
+                        "alpha" => "A-Za-z",
+                        "blank" => " \t",
+                        "digit" => "0-9",
+                        "lower" => "a-z",
+                        "space" => " \t\n\r\u{b}\u{c}",
+                        "upper" => "A-Z",
+                        "xdigit" => "0-9A-Fa-f",
+                        other => return Err(other.to_owned()),
+                    });
+                    rest = after;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        written.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    Ok(written)
+}
+
 fn compile<'a>(patterns: impl Iterator<Item = Pattern<'a>>) -> Result<Globs, FilterError> {
     let mut set = GlobSetBuilder::new();
     let mut flags = Vec::new();
-    let refused = |text: &str, line: Option<usize>, error: &globset::Error| {
-        let (text, reason) = (text.to_owned(), error.kind().to_string());
+    let refused = |text: &str, line: Option<usize>, reason: String| {
+        let text = text.to_owned();
         match line {
             Some(line) => FilterError::Line { line, text, reason },
             None => FilterError::Glob { glob: text, reason },
         }
     };
     for Pattern { text, line, glob, include, directory } in patterns {
+        let glob = named_classes(&glob).map_err(|name| refused(text, line, format!("unknown class: [:{name}:]")))?;
         let glob = GlobBuilder::new(&glob)
             .literal_separator(true)
             .backslash_escape(true)
             .build()
-            .map_err(|error| refused(text, line, &error))?;
+            .map_err(|error| refused(text, line, error.kind().to_string()))?;
         set.add(glob);
         flags.push((include, directory));
     }
-    let set = set.build().map_err(|error| refused("", None, &error))?;
+    let set = set.build().map_err(|error| refused("", None, error.kind().to_string()))?;
     Ok(Globs { set, flags })
 }
 
@@ -307,6 +352,20 @@ mod tests {
         }
         let rule = filter(&[("{a,b}", false)], "");
         assert!(rule.excludes(&path("a"), false) && !rule.excludes(&path("{a,b}"), false));
+    }
+
+    #[test]
+    fn named_classes_are_those_of_gitignore() {
+        let lines = filter(&[("[^[:upper:]]?", false)], "\u{feff}first\n[[:digit:]]*.db\n[]x[:space:]]y\n");
+        for name in ["first", "1.db", "d/7x.db", "]y", "xy", "\ty", "aB"] {
+            assert!(lines.excludes(&path(name), false), "{name}");
+        }
+        for name in ["d.db", ":.db", "Ab", "[y1"] {
+            assert!(!lines.excludes(&path(name), false), "{name}");
+        }
+        let error = Filter::new(&[], Some(b"[[:nonsense:]]")).unwrap_err();
+        let said = "line 1 of .ha-syncignore: invalid pattern: [[:nonsense:]]: unknown class: [:nonsense:]";
+        assert_eq!(error.to_string(), said);
     }
 
     #[test]

@@ -16,5 +16,6 @@ pub mod plan;
 pub mod reason;
 pub mod reconcile;
 pub mod record;
+pub mod shard;
 
 mod newest;

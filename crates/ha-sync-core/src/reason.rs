@@ -29,6 +29,8 @@ pub enum Reason {
     Vanished,
     /// The directory holds something that stays: special, excluded, on another file system or unreadable.
     HoldsKept,
+    /// The directory holds something that other shards have to delete first.
+    OtherShard,
     /// Something in the directory could not be read, so nothing in it is deleted.
     DeletesWithheld,
     /// An NFS client keeps it while it is open.
@@ -58,6 +60,7 @@ impl Reason {
             Self::MissingMount => "mount missing",
             Self::Vanished => "vanished during the scan",
             Self::HoldsKept => "holds entries that stay",
+            Self::OtherShard => "holds entries of other shards",
             Self::DeletesWithheld => "delete withheld: directory not fully read",
             Self::NfsPlaceholder => "nfs placeholder",
             Self::Temporary => "temporary entry of another run",

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ha_sync_core::baseline::{Agreed, Side};
@@ -64,6 +64,8 @@ pub(crate) struct Executor<'a> {
     pub(crate) granularity: i128,
     /// Bytes that a copy must leave free.
     pub(crate) min_free: u64,
+    /// A copy would have taken what must be left free: there are no more.
+    pub(crate) full: AtomicBool,
     pub(crate) ways: Ways,
     pub(crate) abilities: Abilities,
     /// Directories that get their final mode when everything in them is done: they are closed to their owner.
@@ -90,6 +92,8 @@ enum OperationError {
     Stopped,
     #[error("not copied: {free} bytes are free, {wanted} more are needed to leave --min-free")]
     MinFree { free: u64, wanted: u64 },
+    #[error("not copied: a copy before would have left less free than --min-free, and no more are made")]
+    NoMoreCopies,
     #[error("the directory is not empty any more")]
     NotEmpty,
     #[error("{0}")]
@@ -122,6 +126,8 @@ struct Done {
     agreed: Option<Agreed>,
     /// Nothing is there any more on either side.
     gone: bool,
+    /// Another shard has done it, and has the record.
+    by_another: bool,
 }
 
 /// Is the open directories of a batch.
@@ -170,7 +176,12 @@ impl<'a> Executor<'a> {
                     }
                 }
                 self.release(place.allowance);
-                if !matches!(self.is_in_place(&place), Ok(true)) {
+                // Where that cannot be told, what was done counts as done.
+                let in_place = self.retry(|| self.is_in_place(&place)).unwrap_or_else(|error| {
+                    self.tally.warn_once("place", &error.to_line());
+                    true
+                });
+                if !in_place {
                     for operation in records.iter_mut().filter(|done| done.status == OperationStatus::Success) {
                         let now = operation.ended_at.unwrap_or(operation.started_at);
                         failed.push(operation.seq);
@@ -328,6 +339,9 @@ impl<'a> Executor<'a> {
                 if self.agreements.is_some() && (done.gone || done.agreed.is_some()) {
                     agreed.push((planned.seq, planned.name.clone(), done.agreed));
                 }
+                if done.by_another {
+                    return true;
+                }
                 if let Action::Rename { from, seq } = &planned.action {
                     records.push(renamed(&operation, from, *seq, planned));
                 }
@@ -479,6 +493,9 @@ impl<'a> Executor<'a> {
         if self.min_free == 0 || wanted == 0 {
             return Ok(0);
         }
+        if self.full.load(Ordering::Relaxed) {
+            return Err(OperationError::NoMoreCopies);
+        }
         if wanted <= place.allowance {
             place.allowance -= wanted;
             return Ok(wanted);
@@ -495,6 +512,8 @@ impl<'a> Executor<'a> {
                 return Ok(wanted);
             }
             if free < needed {
+                // What has no room at all fails for itself; what would take the reserve ends all copying.
+                self.full.fetch_or(wanted <= free, Ordering::Relaxed);
                 return Err(OperationError::MinFree { free, wanted: needed - free });
             }
             drop(promised);
@@ -535,6 +554,13 @@ fn discard(directory: &Dir, temporary: &[u8], inode: u64) {
         Ok(Some(entry)) if entry.is_directory() => drop(directory.remove_directory(temporary)),
         Ok(Some(_)) => drop(directory.remove_file(temporary)),
         Ok(None) | Err(_) => {}
+    }
+}
+
+/// Removes what was staged and not put in place.
+fn unstage(directory: &Dir, temporary: &[u8]) {
+    if directory.remove_file(temporary).is_err() {
+        let _ = directory.remove_directory(temporary);
     }
 }
 

@@ -235,7 +235,7 @@ pub(crate) fn check_deletes(job: &Job, deletes: [u64; 2], entries: [u64; 2], id:
             let share = if entries == 0 { 0.0 } else { deletes as f64 * 100.0 / entries as f64 };
             let article = if job.is_two_way() { "" } else { "the " };
             seen.push(format!(
-                "{deletes} of {entries} entries of {article}{side} would be deleted ({share:.0} %), the limit is {}",
+                "{deletes} of {entries} entries of {article}{side} would be deleted ({share:.1} %), the limit is {}",
                 job.max_delete
             ));
         }

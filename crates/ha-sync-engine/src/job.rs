@@ -8,6 +8,7 @@ use ha_sync_core::limits::{MaxDelete, MinFree};
 use ha_sync_core::name::PairName;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::reconcile::ConflictPolicy;
+use ha_sync_core::shard::Shard;
 use ha_sync_fs::content::Hashing;
 
 /// Says when written data is made durable (`--fsync`).
@@ -48,6 +49,8 @@ pub struct Job {
     pub threshold: i128,
     /// `--checksum`.
     pub checksum: bool,
+    /// `--shard`: the part of the tree that this run works on; of a one-way job without `--hard-links`.
+    pub shard: Option<Shard>,
     /// `--hard-links`.
     pub hard_links: bool,
     /// `--cross-mounts`.
@@ -92,6 +95,11 @@ impl Job {
     /// Tells whether both sides are kept in step.
     pub fn is_two_way(&self) -> bool {
         matches!(self.mode, Mode::TwoWay(_))
+    }
+
+    /// Tells whether the entries of a directory are this run's to work on.
+    pub(crate) fn owns(&self, directory: &RelPath) -> bool {
+        self.shard.is_none_or(|shard| shard.owns(directory))
     }
 
     /// Returns what the roots are called: A, B.

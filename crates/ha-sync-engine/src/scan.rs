@@ -75,6 +75,8 @@ type Cut = [usize; 3];
 /// Is a directory while its names are compared.
 pub(crate) struct Opened {
     path: RelPath,
+    /// Whether its entries are this shard's. Of another's, the directories are looked at, for what is below them.
+    owned: bool,
     mtimes: [Option<Time>; 2],
     dirs: [Option<Dir>; 2],
     names: [Listing; 2],
@@ -126,6 +128,8 @@ pub(crate) struct Remembered {
     pub(crate) dead: HashSet<RunId>,
     /// Devices and inodes of what the run itself writes: the log directory, the database.
     pub(crate) own: Vec<(u64, u64)>,
+    /// When this run began no other was at work in either root.
+    pub(crate) alone: bool,
 }
 
 /// Is what a job decides by.
@@ -310,6 +314,7 @@ impl<'a> Scan<'a> {
         let largest = (0..3).max_by_key(|list| ends[*list]).unwrap_or(0);
         let count = ends[largest].div_ceil(size).max(1);
         let opened = Arc::new(Opened {
+            owned: self.job.owns(&path),
             path,
             mtimes,
             dirs,
@@ -413,9 +418,11 @@ impl<'a> Scan<'a> {
             let Some(name) = lists.into_iter().flatten().min() else { break };
             let has = lists.map(|first| first.is_some_and(|first| first.cmp(name) == Order::Equal));
             let present = [has[0], has[1]];
-            if !self.is_ours(opened, name, present) {
+            let may_be_directory = |side: usize| has[side] && opened.names[side].may_be_directory(at[side]);
+            let passed_by = !opened.owned && !has[2] && !may_be_directory(0) && !may_be_directory(1);
+            if !passed_by && !self.is_ours(opened, name, present) {
                 for side in Side::BOTH {
-                    entries[side as usize] += u64::from(present[side as usize]);
+                    entries[side as usize] += u64::from(present[side as usize] && opened.owned);
                 }
                 let agreed = if has[2] { Some(&opened.known[at[2]].1) } else { None };
                 match self.deciding {
@@ -454,6 +461,9 @@ impl<'a> Scan<'a> {
             return true;
         }
         let Some((run, _)) = filter::parse_temporary(name) else { return false };
+        if !opened.owned {
+            return true;
+        }
         for side in Side::BOTH {
             let Some(dir) = opened.dirs[side as usize].as_ref().filter(|_| present[side as usize]) else { continue };
             let mtime = match (side, self.deciding) {
@@ -479,13 +489,15 @@ impl<'a> Scan<'a> {
     }
 
     /// Tells whether a temporary entry may be in use. Of a run whose log is not in this log directory nothing is
-    /// known: while its entry is young, the run may be going on.
+    /// known: while its entry is young, the run may be going on, unless none was when this one began.
     pub(crate) fn is_in_use(&self, run: &RunId, entry: &Entry) -> bool {
         let held = self.remembered;
         if *run == *self.run || held.live.contains(run) {
             return true;
         }
-        !held.resolved.contains(run) && !held.dead.contains(run) && !is_abandoned(entry.ctime, self.deciding.start())
+        let start = self.deciding.start();
+        let is_left = is_abandoned(entry.ctime, start) || (held.alone && entry.ctime <= start);
+        !held.resolved.contains(run) && !held.dead.contains(run) && !is_left
     }
 
     /// Removes a temporary entry of a dead run, and tells whether it is gone, or would be but for a dry run. When that

@@ -43,6 +43,9 @@ pub struct PairState {
     /// Approval ids that have let their set through.
     #[serde(default)]
     approved: Vec<String>,
+    /// Into how many shards the tree was divided at the last run; only in the memory of a shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shards: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +87,48 @@ impl PairState {
         let content = serde_json::to_vec(self)
             .map_err(|cause| StateError::Damaged { path: ha_sync_fs::error::printable_path(&path), cause })?;
         Ok(local::replace(&path, &content)?)
+    }
+
+    /// Learns what the other parts of a pair know, the whole (`<pair>`) and its shards (`<pair>-<number>`): in which
+    /// directions they ran, without which a new part would take the tree for a mirror; when this part has no finished
+    /// run, the rest too.
+    pub fn learn(&mut self, log_directory: &Path, whole: &PairName) -> Result<(), StateError> {
+        let numbered = |name: &str| {
+            let rest = name.strip_prefix(whole.as_str()).and_then(|rest| rest.strip_prefix('-'));
+            rest.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let is_new = self.last_start.is_none();
+        for folder in local::list(&log_directory.join("state"))? {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Ok(part) = name.parse::<PairName>() else { continue };
+            if part != *whole && !numbered(&name) {
+                continue;
+            }
+            let Self { roots, last_start: _, directions, mounts, unfinished: _, approved: _, shards: _ } =
+                Self::load(log_directory, &part)?;
+            for direction in directions {
+                if !self.directions.contains(&direction) {
+                    self.directions.push(direction);
+                }
+            }
+            if is_new {
+                for (root, had_entries) in roots {
+                    *self.roots.entry(root).or_default() |= had_entries;
+                }
+                for (root, places) in mounts {
+                    let held = self.mounts.entry(root).or_default();
+                    held.extend(places);
+                    held.sort_unstable();
+                    held.dedup();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers into how many shards the tree is divided; tells whether they were others before.
+    pub fn divided(&mut self, shards: u32) -> bool {
+        self.shards.replace(shards).is_some_and(|before| before != shards)
     }
 
     /// Tells whether a root had entries at the last finished run.

@@ -175,6 +175,17 @@ pub fn replace(
     Ok(())
 }
 
+/// Looks again after an error that may pass: what was just moved would not be found by doing it all again.
+fn look_again<T>(mut look: impl FnMut() -> Result<T, FsError>) -> Result<T, FsError> {
+    for pause in [20, 150] {
+        match look() {
+            Err(error) if error.is_transient() => std::thread::sleep(std::time::Duration::from_millis(pause)),
+            other => return other,
+        }
+    }
+    look()
+}
+
 /// Tells whether a name is certainly the very entry that the plan saw.
 fn is_there(directory: &Dir, name: &[u8], seen: &Entry) -> bool {
     matches!(directory.find(name), Ok(Some(now)) if now.inode == seen.inode)
@@ -240,7 +251,7 @@ pub fn delete(
         Err(_) if is_there(trash, name, seen) => {}
         Err(error) => return Err(error.into()),
     }
-    match trash.find(name)? {
+    match look_again(|| trash.find(name))? {
         Some(out) if seen.same_content_version(&out) => Ok(()),
         _ => {
             // Somebody replaced it between the look and the rename: theirs goes back, unless a newer one is there.
@@ -259,7 +270,7 @@ fn delete_for_good(directory: &Dir, name: &[u8], seen: &Entry, temporary: &[u8])
         Err(_) if is_there(directory, temporary, seen) => {}
         other => other?,
     }
-    match directory.find(temporary)? {
+    match look_again(|| directory.find(temporary))? {
         Some(out) if seen.same_content_version(&out) => {
             match directory.remove_file(temporary) {
                 Err(error) if !matches!(directory.find(temporary), Ok(None)) => {

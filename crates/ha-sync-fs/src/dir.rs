@@ -27,8 +27,11 @@ pub struct Dir {
 #[derive(Debug, Default)]
 pub struct Listing {
     names: Vec<u8>,
-    places: Vec<(u32, u16)>,
+    places: Vec<Place>,
 }
+
+/// Is where a name begins, its length, and whether it may be a directory's.
+type Place = (u32, u16, bool);
 
 impl Listing {
     /// Returns how many names there are.
@@ -43,21 +46,26 @@ impl Listing {
 
     /// Returns the name at a place of the order.
     pub fn name(&self, index: usize) -> &[u8] {
-        let (offset, length) = self.places[index];
+        let (offset, length, _) = self.places[index];
         &self.names[offset as usize..offset as usize + length as usize]
     }
 
     /// Returns the place of the first name that is not less.
     pub fn lower_bound(&self, name: &[u8]) -> usize {
-        self.places.partition_point(|(offset, length)| {
+        self.places.partition_point(|(offset, length, _)| {
             &self.names[*offset as usize..*offset as usize + *length as usize] < name
         })
+    }
+
+    /// Tells whether a name may be a directory's: the listing itself says of most that they are none.
+    pub fn may_be_directory(&self, index: usize) -> bool {
+        self.places[index].2
     }
 
     /// Finds a name.
     pub fn position(&self, name: &[u8]) -> Option<usize> {
         self.places
-            .binary_search_by(|(offset, length)| {
+            .binary_search_by(|(offset, length, _)| {
                 self.names[*offset as usize..*offset as usize + *length as usize].cmp(name)
             })
             .ok()
@@ -144,10 +152,11 @@ impl Dir {
             let offset =
                 self.explain("list directory", b"", u32::try_from(listing.names.len()).or(Err(Errno::FBIG)))?;
             listing.names.extend_from_slice(name);
-            listing.places.push((offset, name.len() as u16));
+            let directory = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+            listing.places.push((offset, name.len() as u16, directory));
         }
         let names = &listing.names;
-        let name = |place: &(u32, u16)| &names[place.0 as usize..place.0 as usize + place.1 as usize];
+        let name = |place: &Place| &names[place.0 as usize..place.0 as usize + place.1 as usize];
         listing.places.sort_unstable_by(|left, right| name(left).cmp(name(right)));
         // Some network file systems repeat a name when the directory changes during the listing.
         listing.places.dedup_by(|right, left| name(left) == name(right));

@@ -17,7 +17,21 @@ pub const TRASH: &[u8] = b"trash";
 
 /// Opens the tool's own directory of a root, making it (mode 0700) when it is absent.
 pub fn open_own_directory(root: &Root) -> Result<Dir, FsError> {
-    root.open_dir(&RelPath::root())?.open_or_make_child(OWN_DIRECTORY)
+    private(root.open_dir(&RelPath::root())?.open_or_make_child(OWN_DIRECTORY)?)
+}
+
+/// Closes a directory that somebody else may have made, or opened, to everybody but its owner (sync.md §11).
+fn private(directory: Dir) -> Result<Dir, FsError> {
+    let mode = directory.entry()?.mode;
+    if mode & 0o777 != 0o700 {
+        directory.check_fence("set mode of", b"")?;
+        match rustix::fs::fchmod(&directory, rustix::fs::Mode::from_raw_mode(0o700)) {
+            // A file system without modes, or one that maps its users.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(errno) => return Err(directory.error("set mode of", b"", errno)),
+        }
+    }
+    Ok(directory)
 }
 
 /// Opens the folder in which a run keeps what was in `directory`, making it and those above it.
@@ -31,7 +45,7 @@ pub fn open(root: &Root, run: &RunId, directory: &RelPath) -> Result<Dir, FsErro
         Err(error) if error.errno() == Some(Errno::NOENT) => {}
         other => return other,
     }
-    let mut current = open_own_directory(root)?.open_or_make_child(TRASH)?;
+    let mut current = private(open_own_directory(root)?.open_or_make_child(TRASH)?)?;
     current = current.open_or_make_child(run.as_str().as_bytes())?;
     for part in directory.components() {
         current = current.open_or_make_child(part)?;

@@ -44,7 +44,7 @@ fn pages_in_a_real_browser() {
     let server = need!(mariadb::shared());
     let database = server.create_database();
     let port = server.port().to_string();
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::Builder::new().prefix("ha-sync-").tempdir().unwrap();
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboard");
     std::fs::create_dir_all(&shots).unwrap();
     let ui = Path::new(env!("CARGO_BIN_EXE_ha-sync-ui"));

@@ -11,6 +11,7 @@ use ha_cli::report::LogFormat;
 use ha_cli::summary::OutputFormat;
 use ha_cli::value::{self, Amount, ValueError};
 use ha_sync_core::name::{Direction, PairName, RunId};
+use ha_sync_core::shard::Shard;
 
 use super::pair::{BaselineArguments, ConflictsArguments, DiffArguments, StatusArguments};
 use crate::settings::{AuditMd5, Conflict, Delete, Fsync, LockKind};
@@ -114,6 +115,16 @@ pub(crate) struct RunArguments {
     /// Print and store what a run would do; copy and delete nothing
     #[arg(long, help_heading = WHAT)]
     pub(crate) dry_run: bool,
+    /// Work on one of N parts of the tree only, I from 0: other runs do the others
+    ///
+    /// A path belongs to one part, by the hash of its directory. Each part has a lock of its own, ha-sync-<NAME>-<I>,
+    /// and records and a memory of its own under <NAME>-<I>. Not with --hard-links.
+    #[arg(long, value_name = "I/N", conflicts_with = "shards", help_heading = WHAT,
+        value_parser = value::parsed::<Shard>)]
+    pub(crate) shard: Option<Shard>,
+    /// Work on one of N parts of the tree; which one, the index of an Indexed Job's pod says
+    #[arg(long, value_name = "N", help_heading = WHAT, value_parser = value::shards)]
+    pub(crate) shards: Option<u32>,
     /// Keep hard links between synchronised files
     #[arg(long, help_heading = WHAT)]
     pub(crate) hard_links: bool,

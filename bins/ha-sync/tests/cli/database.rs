@@ -1,4 +1,5 @@
 //! Records on a real MariaDB server, and what is said and done when there is none, or something else.
+#![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -20,6 +20,7 @@ mod peers;
 mod place;
 mod records;
 mod restore;
+mod shards;
 mod status;
 mod two_way;
 
@@ -124,6 +125,10 @@ fn short_help() {
           --pair <NAME>            Name of the folder pair, which also names the lock: a-z, 0-9 and '-'
           --direction <LABEL>      Label of the direction in logs and the database [default: fwd]
           --dry-run[=<BOOL>]       Print and store what a run would do; copy and delete nothing
+          --shard <I/N>            Work on one of N parts of the tree only, I from 0: other runs do the
+                                   others
+          --shards <N>             Work on one of N parts of the tree; which one, the index of an
+                                   Indexed Job's pod says
           --hard-links[=<BOOL>]    Keep hard links between synchronised files
           --cross-mounts[=<BOOL>]  Enter other file systems mounted below the roots
 

@@ -64,6 +64,7 @@ fn copies_by_other_tools_are_recognised() {
     };
     for (name, command, expected) in [
         ("tar-S", "mkdir NAME && tar -C pvc-a1-r1 -S -cf - . | tar -C NAME -xf -".to_owned(), ""),
+        ("cp-a", "cp -a pvc-a1-r1 NAME".to_owned(), "sparsified"),
         ("cp-always", "cp -a --sparse=always pvc-a1-r1 NAME".to_owned(), "sparsified"),
         ("rsync-S", "rsync -aS pvc-a1-r1/ NAME/".to_owned(), "sparsified"),
         ("dd", each("dd if=$f of=TO conv=sparse bs=4096 status=none"), "sparsified"),

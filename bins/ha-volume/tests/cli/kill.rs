@@ -20,7 +20,7 @@ fn large(place: &Place) -> String {
         for number in 0..blocks {
             block[..8].copy_from_slice(&(from + number + 1).to_le_bytes());
             block[500_000] = number as u8;
-            std::os::unix::fs::FileExt::write_all_at(&file, &block, from + (number * 2 << 20)).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &block, from + number * (2 << 20)).unwrap();
         }
         std::fs::write(replica.join(format!("{name}.meta")), format!(r#"{{"Parent":"{parent}"}}"#)).unwrap();
     };

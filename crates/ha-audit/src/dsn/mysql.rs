@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(parsed("u:p@/x").addresses, [tcp("127.0.0.1", 3306)]);
         assert_eq!(parsed("u:p@tcp/x").addresses, [tcp("127.0.0.1", 3306)]);
         let socket = Address::Unix("/run/my sql.sock".into());
-        assert_eq!(parsed("u@unix(/run/my sql.sock)/x").addresses, [socket.clone()]);
+        assert_eq!(parsed("u@unix(/run/my sql.sock)/x").addresses, std::slice::from_ref(&socket));
         let dsn = parsed("mysql://u@localhost/x?socket=/run/my%20sql.sock");
         assert_eq!(dsn.addresses, [socket]);
         assert_eq!(dsn.to_string(), "mysql://u@localhost/x?socket=/run/my sql.sock");

@@ -5,16 +5,16 @@
 
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use sqlx::mysql::MySqlConnection;
-use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Mysql, error_number};
-use crate::database::{Fault, FaultKind};
+use crate::database::Fault;
 
 /// The statements, each ended by a semicolon at the end of its line; a version is the number of them. Only ever append.
 const STATEMENTS: &str = include_str!("../../migrations/mysql.sql");
-/// A statement that rebuilds a table of many millions of rows takes minutes, once.
-const TIMEOUT: Duration = Duration::from_secs(3600);
+/// What all statements together may take for each row that is there already, many times what it was measured to be.
+const FOR_A_ROW: Duration = Duration::from_millis(1);
 
 /// Returns the version of this program.
 pub(super) fn newest() -> i64 {
@@ -28,15 +28,25 @@ fn statements() -> impl Iterator<Item = &'static str> {
 impl Mysql {
     /// Brings the schema from version `found` to this program's, and returns the one that it has then.
     pub(super) async fn migrate(&mut self, found: i64, collation: &'static str) -> Result<i64, Fault> {
-        let patience = std::mem::replace(&mut self.statement_timeout, TIMEOUT);
         let wait = self.connect_timeout.as_secs().clamp(1, 60);
+        let rows = self.run(|connection| Box::pin(old_rows(connection))).await?;
+        let longer = self.statement_timeout + Duration::from_secs(wait) + FOR_A_ROW * rows;
+        let patience = std::mem::replace(&mut self.statement_timeout, longer);
         let migrated = self.run(|connection| Box::pin(migrate(connection, found, collation, wait))).await;
         self.statement_timeout = patience;
-        migrated?.ok_or_else(|| Fault {
-            kind: FaultKind::Passing,
-            cause: format!("another program is migrating it, and has not ended after {wait} s").into(),
-        })
+        migrated
     }
+}
+
+/// Returns about how many operations there are; none where there is no table.
+async fn old_rows(connection: &mut MySqlConnection) -> Result<u32, sqlx::Error> {
+    let rows: Option<u64> = sqlx::query_scalar(
+        "SELECT CAST(MAX(TABLE_ROWS) AS UNSIGNED) FROM information_schema.TABLES \
+         WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'sync_operations'",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(u32::try_from(rows.unwrap_or_default()).unwrap_or(u32::MAX))
 }
 
 async fn migrate(
@@ -44,18 +54,13 @@ async fn migrate(
     found: i64,
     collation: &'static str,
     wait: u64,
-) -> Result<Option<i64>, sqlx::Error> {
-    // Keeps others from doing the same work at once. A cluster has no such lock among its nodes, and may refuse it: then
-    // the work is done twice, which is no harm.
+) -> Result<i64, sqlx::Error> {
+    // Spares the others the same work at once. A cluster has no such lock among its nodes, and a holder may be cut off
+    // from the server: then the work is done twice, which is no harm.
     let locked = sqlx::query("SELECT GET_LOCK(CONCAT('ha-sync ', LEFT(SHA2(DATABASE(), 256), 32)), ?)")
         .bind(wait)
         .fetch_one(&mut *connection)
         .await;
-    if let Ok(row) = &locked
-        && row.try_get::<Option<i64>, _>(0)? == Some(0)
-    {
-        return Ok(None);
-    }
     let table = "CREATE TABLE IF NOT EXISTS ha_sync_schema (version BIGINT NOT NULL PRIMARY KEY) \
                  ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4";
     sqlx::raw_sql(table).execute(&mut *connection).await?;
@@ -80,7 +85,7 @@ async fn migrate(
         let unlock = "DO RELEASE_LOCK(CONCAT('ha-sync ', LEFT(SHA2(DATABASE(), 256), 32)))";
         sqlx::raw_sql(unlock).execute(&mut *connection).await?;
     }
-    Ok(Some(version))
+    Ok(version)
 }
 
 /// Tells whether the statement was done before, by this program or another: the column or the index is there, or the

@@ -57,7 +57,8 @@ pub(super) const ITERATION: &str = "SELECT id, run_id, sync_pair, direction, src
 
 /// Is the columns of an operation, times as text.
 pub(super) const OPERATION: &str = "id, iteration_id, seq, operation, filepath, size_before, size_after, md5_before, \
-    md5_after, CAST(started_at AS CHAR) AS started, CAST(ended_at AS CHAR) AS ended, status, error_message, reason";
+    md5_after, CAST(started_at AS CHAR) AS started, CAST(ended_at AS CHAR) AS ended, status, error_message, reason, \
+    direction";
 
 /// Returns the table of operations to look in for a path, and the order of what is found.
 ///

@@ -176,9 +176,18 @@ fn lines(table: &str) -> Vec<String> {
 fn many_may_adopt_a_database_at_once() {
     let fresh = need!(Ground::mariadb());
     drop(fresh.open());
-    for _ in 0..3 {
+    for round in 0..3 {
         let place = fresh.another();
         planned(&place, "latin1");
+        // in the last round somebody who is cut off holds the lock that spares the others the same work
+        let holder = (round == 2).then(|| {
+            crate::ground::block_on(async {
+                let mut connection = place.mysql_connection().await;
+                let lock = "SELECT GET_LOCK(CONCAT('ha-sync ', LEFT(SHA2(DATABASE(), 256), 32)), 0)";
+                sqlx::raw_sql(lock).fetch_one(&mut connection).await.unwrap();
+                connection
+            })
+        });
         std::thread::scope(|scope| {
             for number in 0..4 {
                 let place = &place;
@@ -187,6 +196,7 @@ fn many_may_adopt_a_database_at_once() {
                 });
             }
         });
+        drop(holder);
         assert_adopted_rows(&place);
         assert_eq!(tables(&place), tables(&fresh));
     }

@@ -169,6 +169,18 @@ fn a_server_that_freezes_delays_no_longer_than_the_time_outs() {
 }
 
 #[test]
+fn a_server_that_freezes_while_a_new_database_is_made_delays_no_longer() {
+    let place = need!(Ground::mariadb());
+    for at in [5, 9, 20] {
+        let proxy = Listener::proxy(place.server().port(), Cut::Stall(at), false);
+        let begun = Instant::now();
+        let error = try_open(&format!("{}&readTimeout=1s&timeout=1s", through(&proxy, &place))).unwrap_err();
+        assert!(error.is_retryable() && begun.elapsed() < Duration::from_secs(4), "{error:?} {:?}", begun.elapsed());
+    }
+    drop(place.open());
+}
+
+#[test]
 fn a_connection_that_the_server_closed_meanwhile_is_made_anew() {
     let place = need!(Ground::mariadb());
     let store = place.open();

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use ha_audit::query::{OperationFilter, OperationRow};
 use ha_audit::store::IterationRow;
-use ha_sync_core::record::{OperationKind, OperationStatus, Status};
+use ha_sync_core::record::{OperationKind, OperationStatus, Status, Way};
 use jiff::Timestamp;
 
 use super::{Badge, Frame, Moment, RunView, no_run, page, run_key};
@@ -68,6 +68,7 @@ pub(crate) struct OperationView {
     pub(crate) failed: bool,
     pub(crate) message: Option<String>,
     pub(crate) reason: Option<String>,
+    pub(crate) way: Option<&'static str>,
     pub(crate) started: Moment,
     pub(crate) trash: Option<Trash>,
 }
@@ -103,6 +104,7 @@ impl OperationView {
             failed,
             message: operation.error_message.as_deref().map(format::shown_lines),
             reason: operation.reason.as_deref().map(format::shown),
+            way: operation.way.map(Way::as_str),
             started: Moment::new(operation.started_at, now),
             trash,
         }

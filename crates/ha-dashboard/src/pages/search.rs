@@ -101,14 +101,15 @@ fn places(rows: &[OperationRow], runs: &BTreeMap<i64, IterationRow>, now: Timest
     for row in rows.iter().filter(|row| row.status == OperationStatus::Success) {
         let Some(run) = runs.get(&row.iteration_id).filter(|run| !run.dry_run) else { continue };
         let there = row.operation != OperationKind::Delete;
-        let key = (run.sync_pair.as_str(), run.direction.as_str());
+        let root = crate::restore::changed_root(row, run);
+        let key = (run.sync_pair.as_str(), root);
         // the version before it, or the last one
         let trash = crate::restore::trash(row, run);
         let place = places.entry(key).or_insert_with(|| Place {
             pair: format::shown(&run.sync_pair),
             direction: format::shown(&run.direction),
             there,
-            full: format::shown(&format!("{}/{}", run.dest.trim_end_matches('/'), row.filepath)),
+            full: format::shown(&format!("{}/{}", root.trim_end_matches('/'), row.filepath)),
             size: row.size_after.map_or_else(String::new, |size| format::bytes(u64::try_from(size).unwrap_or(0))),
             since: Moment::new(row.ended_at.unwrap_or(row.started_at), now),
             command: None,

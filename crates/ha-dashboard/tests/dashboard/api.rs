@@ -1,6 +1,6 @@
 //! The API: what it says, and that its document says the same.
 
-use ha_sync_core::record::{OperationKind, Status};
+use ha_sync_core::record::{OperationKind, Status, Way};
 use serde_json::{Value, json};
 
 use crate::ground::{Dashboard, Ground, Run, on_both};
@@ -157,6 +157,17 @@ fn the_history_of_a_path_has_its_trash(place: &Ground) {
     assert_eq!(rows[0]["trash_entry"], format!("/mnt/b/media/.ha-sync/trash/{deleted}/{name}"));
     let command = format!(r"ha-sync restore --root /mnt/b/media --run {updated} $'it\'s a \342\200\256.jpg'");
     assert_eq!(rows[2]["restore_command"], command);
+    let mut both_ways = Run { direction: "two-way", ..Run::new("docs", 1) }
+        .with(OperationKind::Delete, "letter")
+        .with(OperationKind::Delete, "note");
+    both_ways.operations[0].direction = Some(Way::BToA);
+    both_ways.operations[1].direction = Some(Way::AToB);
+    let run = place.record(&both_ways);
+    for (path, root, way) in [("letter", "/mnt/a/docs", "b-to-a"), ("note", "/mnt/b/docs", "a-to-b")] {
+        let row = dashboard.json(&format!("/api/history?path={path}"))["history"][0].clone();
+        assert_eq!(row["restore_command"], format!("ha-sync restore --root {root} --run {run} {path}"));
+        assert_eq!(row["operation"]["direction"], way);
+    }
     let first = dashboard.json(&format!("/api/history?path={path}&limit=2"));
     let next = first["next_cursor"].as_str().unwrap();
     let rest = dashboard.json(&format!("/api/history?path={path}&cursor={next}"));

@@ -29,12 +29,11 @@ fn metrics_say_what_the_records_say(place: &Ground) {
     for ago in [66, 51, 36, 21] {
         place.record(&Run::new("media", ago));
     }
-    place.record(&Run { skips: &[("conflict", 2)], ..Run::new("media", 6) }.with(OperationKind::Create, "a").failing(
-        OperationKind::Update,
-        "b",
-        "denied",
-        Some("type conflict"),
-    ));
+    place.record(
+        &Run { skips: &[("changed on both sides", 2), ("tie", 5)], ..Run::new("media", 6) }
+            .with(OperationKind::Create, "a")
+            .failing(OperationKind::Update, "b", "denied", Some("type conflict")),
+    );
     place.record(&Run { dry_run: true, ..Run::new("media", 3) });
     for ago in [300, 285, 270, 255] {
         place.record(&Run { direction: "b-to-a", ..Run::new("photos", ago) });

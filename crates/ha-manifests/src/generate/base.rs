@@ -49,31 +49,16 @@ fn rights(inventory: &Inventory) -> File {
         "the locks of the pairs, and no other Lease of the namespace",
         list(&leases),
     );
-    let rules = |rules: Vec<Map>| list(rules);
-    let mut objects = role(
-        inventory,
-        "ha-sync",
-        Component::Sync,
-        // Who makes an object has not named it yet when rights are checked: that rule cannot have names.
-        rules(vec![named, rule(&["create"])]),
-    );
-    if inventory.dashboard.is_some() {
-        let reads = rule(&["get"]).with("resourceNames", list(&leases));
-        objects.extend(role(inventory, "ha-sync-ui", Component::Dashboard, rules(vec![reads])));
-    }
-    file("rbac.yaml", &objects)
-}
-
-fn role(inventory: &Inventory, name: &str, component: Component, rules: crate::write::Yaml) -> Vec<Map> {
     let api = "rbac.authorization.k8s.io";
     let version = format!("{api}/v1");
-    let subject = map("kind", "ServiceAccount").with("name", name).with("namespace", &inventory.namespace);
-    vec![
-        object(inventory, &version, "Role", name, labels(component)).with("rules", rules),
-        object(inventory, &version, "RoleBinding", name, labels(component))
-            .with("roleRef", map("apiGroup", api).with("kind", "Role").with("name", name))
-            .with("subjects", list([subject])),
-    ]
+    let named_object = |kind: &str| object(inventory, &version, kind, "ha-sync", labels(Component::Sync));
+    let subject = map("kind", "ServiceAccount").with("name", "ha-sync").with("namespace", &inventory.namespace);
+    // Who makes an object has not named it yet when rights are checked: that rule cannot have names.
+    let role = named_object("Role").with("rules", list([named, rule(&["create"])]));
+    let binding = named_object("RoleBinding")
+        .with("roleRef", map("apiGroup", api).with("kind", "Role").with("name", "ha-sync"))
+        .with("subjects", list([subject]));
+    file("rbac.yaml", [&role, &binding])
 }
 
 /// Is a volume with its names.

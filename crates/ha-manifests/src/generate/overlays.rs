@@ -3,7 +3,7 @@
 //! `ingress` and `monitoring` only add objects, so that they go beside any of the others.
 
 use crate::generate::jobs::{DRY_RUN_OF_PRUNE, DRY_RUN_OF_SYNC};
-use crate::generate::parts::{Component, file, labels};
+use crate::generate::parts::{Component, file, labels, object, selector};
 use crate::generate::{File, ui};
 use crate::inventory::{Dashboard, Inventory};
 use crate::write::{Map, Yaml, documents, list, map};
@@ -17,6 +17,7 @@ pub(super) fn files(inventory: &Inventory) -> Vec<File> {
     }];
     if let Some(dashboard) = &inventory.dashboard {
         files.extend(ingress(inventory, dashboard));
+        files.extend(monitoring(inventory));
     }
     files
 }
@@ -93,5 +94,39 @@ fn ingress(inventory: &Inventory, dashboard: &Dashboard) -> [File; 2] {
     [
         file("overlays/ingress/ui-ingress.yaml", [&body]),
         kustomization("overlays/ingress", map("resources", list(["ui-ingress.yaml"]))),
+    ]
+}
+
+/// The alerts and the panels are those that are tested with the dashboard, as they are.
+const ALERTS: &str = include_str!("../../../../deploy/monitoring/alerts.yaml");
+const PANELS: &str = include_str!("../../../../deploy/monitoring/grafana.json");
+
+/// For the operator of Prometheus, and for a Grafana that looks for ConfigMaps with its label.
+fn monitoring(inventory: &Inventory) -> [File; 4] {
+    let named = |api: &str, kind: &str, name: &str, more: Map| {
+        object(inventory, api, kind, name, labels(Component::Dashboard).with_all(more))
+    };
+    let operator = "monitoring.coreos.com/v1";
+    let mut rules = file(
+        "overlays/monitoring/prometheusrule.yaml",
+        [&named(operator, "PrometheusRule", "ha-sync", Map::default())],
+    );
+    rules.content.push_str("spec:\n");
+    for line in ALERTS.lines().filter(|line| !line.starts_with('#')) {
+        rules.content.push_str(&if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") });
+    }
+    let endpoint = map("port", "http").with("path", "/metrics").with("interval", "60s");
+    let spec = map("selector", map("matchLabels", selector(Component::Dashboard))).with("endpoints", list([endpoint]));
+    let monitor = named(operator, "ServiceMonitor", "ha-sync-ui", Map::default()).with("spec", spec);
+    let panels = named("v1", "ConfigMap", "ha-sync-grafana", map("grafana_dashboard", "1"))
+        .with("data", map("ha-sync.json", Yaml::Lines(PANELS.to_owned())));
+    [
+        rules,
+        file("overlays/monitoring/servicemonitor.yaml", [&monitor]),
+        file("overlays/monitoring/grafana.yaml", [&panels]),
+        kustomization(
+            "overlays/monitoring",
+            map("resources", list(["prometheusrule.yaml", "servicemonitor.yaml", "grafana.yaml"])),
+        ),
     ]
 }

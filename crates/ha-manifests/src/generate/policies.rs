@@ -48,21 +48,9 @@ fn target(host: &str) -> Option<Map> {
     Some(map("namespaceSelector", map("matchLabels", labels)))
 }
 
-/// The pods that look at Leases reach the API server. It is not a pod, so only its ports can be named.
+/// The pods that hold Leases reach the API server. It is not a pod, so only its ports can be named.
 fn api(inventory: &Inventory) -> Map {
-    let mut components = vec![Component::Sync.name()];
-    if inventory.dashboard.is_some() {
-        components.push(Component::Dashboard.name());
-    }
-    let one_of = |key: &str, values: Yaml| map("key", key).with("operator", "In").with("values", values);
-    let selector = map(
-        "matchExpressions",
-        list([
-            one_of("app.kubernetes.io/name", list(["ha-sync"])),
-            one_of("app.kubernetes.io/component", list(components)),
-        ]),
-    );
-    let spec = map("podSelector", selector)
+    let spec = map("podSelector", map("matchLabels", selector(Component::Sync)))
         .with("policyTypes", list(["Egress"]))
         .with("egress", list([map("ports", list([port("TCP", 443), port("TCP", 6443)]))]));
     policy(inventory, "ha-sync-api", Component::Sync, spec)

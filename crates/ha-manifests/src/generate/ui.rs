@@ -2,8 +2,8 @@
 
 use crate::generate::File;
 use crate::generate::parts::{
-    Component, LOG_DIRECTORY, claim_volume, confined, database, field_variable, file, labels, mount, object, resources,
-    scratch, seccomp, selector, spread,
+    Component, LOG_DIRECTORY, claim_volume, confined, database, file, labels, mount, object, resources, scratch,
+    seccomp, selector, spread,
 };
 use crate::inventory::Inventory;
 use crate::write::{Map, list, map};
@@ -28,7 +28,7 @@ fn deployment(inventory: &Inventory) -> Map {
     let container = map("name", "ha-sync-ui")
         .with("image", &inventory.image)
         .with("command", list(["/ha-sync-ui"]))
-        .with("env", list([database(inventory), field_variable("POD_NAME", "metadata.name")]))
+        .with("env", list([database(inventory)]))
         .with("ports", list([map("name", "http").with("containerPort", PORT)]))
         .with("startupProbe", probe("/healthz", 2).with("failureThreshold", 30))
         .with("livenessProbe", probe("/healthz", 20))
@@ -41,7 +41,7 @@ fn deployment(inventory: &Inventory) -> Map {
         .with("runAsNonRoot", true)
         .with("seccompProfile", seccomp());
     let pod = map("serviceAccountName", "ha-sync-ui")
-        .said("automountServiceAccountToken", "it shows who holds the Leases", true)
+        .said("automountServiceAccountToken", "it asks nothing of Kubernetes", false)
         .with("terminationGracePeriodSeconds", 30)
         .with("securityContext", user)
         .with("topologySpreadConstraints", spread(Component::Dashboard))

@@ -12,7 +12,7 @@ use ha_sync_fs::{Dir, FsError};
 use rustix::io::Errno;
 
 use super::metadata::Wanted;
-use super::{Done, Executor, OperationError, Place, discard, entry_of, occupied};
+use super::{Done, Executor, OperationError, Place, discard, entry_of, occupied, unstage};
 use crate::job::Fsync;
 use crate::tally::lock;
 
@@ -24,11 +24,21 @@ impl Executor<'_> {
         planned: &Planned,
         temporary: &[u8],
     ) -> Result<Entry, OperationError> {
-        let staged = place.destination.find(temporary)?.ok_or(OperationError::Changed)?;
-        if staged.size > content::SMALL && !self.is_in_place(place)? {
-            discard(&place.destination, temporary, staged.inode);
-            return Err(OperationError::Moved);
-        }
+        let checked = self.retry(|| {
+            let staged = place.destination.find(temporary)?;
+            let is_long = staged.as_ref().is_some_and(|staged| staged.size > content::SMALL);
+            let in_place = !is_long || self.is_in_place(place)?;
+            Ok((staged, in_place))
+        });
+        let staged = match checked {
+            Ok((Some(staged), true)) => staged,
+            Ok((None, _)) => return Err(OperationError::Changed),
+            other => {
+                // Ours: nothing was exchanged yet.
+                unstage(&place.destination, temporary);
+                return Err(other.map_or_else(OperationError::from, |_| OperationError::Moved));
+            }
+        };
         let result = match &planned.destination {
             None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
             Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
@@ -129,7 +139,13 @@ impl Executor<'_> {
         }
         // A conflict copy is agreed on when both sides have it.
         let agreed = agreed.filter(|_| planned.source_name() == planned.name);
-        Ok(Done { size_after: Some(source.size), md5_after: copied.md5, bytes: copied.bytes, agreed, gone: false })
+        Ok(Done {
+            size_after: Some(source.size),
+            md5_after: copied.md5,
+            bytes: copied.bytes,
+            agreed,
+            ..Done::default()
+        })
     }
 
     /// Copies content and metadata into the temporary file, and names the attributes that both have then. A source
@@ -232,10 +248,18 @@ impl Executor<'_> {
         let source = from.open_child(name)?;
         let path = place.batch.directory.join(name);
         if planned.destination.is_none() {
-            place.destination.make_directory(name).map_err(|error| match error.errno() {
-                Some(Errno::EXIST) => OperationError::from(occupied(&place.destination, name)),
-                _ => error.into(),
-            })?;
+            match place.destination.make_directory(name) {
+                Ok(()) => {}
+                Err(error) if error.errno() == Some(Errno::EXIST) => {
+                    let there = place.destination.find(name)?.filter(Entry::is_directory);
+                    let Some(there) = there.filter(|_| self.job.shard.is_some()) else {
+                        return Err(occupied(&place.destination, name).into());
+                    };
+                    let agreed = self.agree(place, planned, seen, &there, None);
+                    return Ok(Done { agreed, by_another: true, ..Done::default() });
+                }
+                Err(error) => return Err(error.into()),
+            }
             if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
                 // Half-made and new, it would count as newer than the source's for ever.
                 if place.destination.remove_directory(name).is_err() {

@@ -19,6 +19,8 @@ pub(crate) struct Names {
     pub(crate) directories: Vec<(Vec<u8>, Entry, bool)>,
     /// Whether something in the directory stays.
     pub(crate) kept: bool,
+    /// Whether something in it is another shard's to delete.
+    pub(crate) others: bool,
 }
 
 /// Is a directory on the way down.
@@ -42,11 +44,18 @@ impl Scan<'_> {
         let mut found = Names::default();
         let mut files: Vec<Planned> = Vec::new();
         let path = directory.path();
+        let owned = self.job.owns(path);
         let mut unread = withheld;
         for name in names {
             if self.stop.is_stopped() {
                 found.kept = true;
                 return found;
+            }
+            if !owned {
+                found.others = true;
+                if filter::parse_temporary(name).is_some() || filter::is_nfs_placeholder(name) {
+                    continue;
+                }
             }
             if let Some((run, _)) = filter::parse_temporary(name) {
                 if !self.clear_away(self.roots[1], directory, name, &run, mtime) {
@@ -73,6 +82,9 @@ impl Scan<'_> {
             };
             if self.is_own(directory, name, &entry) {
                 found.kept = true;
+                continue;
+            }
+            if !owned && !entry.is_directory() {
                 continue;
             }
             if !self.job.delete_excluded && self.excludes(|| path.join(name), entry.is_directory()) {
@@ -169,11 +181,16 @@ impl Scan<'_> {
             }
             let (directory, mtime) =
                 levels.last().map_or((parent.clone(), mtime), |above| (above.path.clone(), Some(above.entry.mtime)));
-            if done.names.kept {
-                self.tally.skip(&directory, &done.name, true, Reason::HoldsKept);
-                if let Some(above) = levels.last_mut() {
-                    above.names.kept = true;
-                }
+            // What other shards have to delete first goes in a later run, and so does a directory that is theirs.
+            let kept = done.names.kept;
+            let others = done.names.others || !self.job.owns(&directory);
+            if let Some(above) = levels.last_mut() {
+                above.names.kept |= kept;
+                above.names.others |= others;
+            }
+            if kept || others {
+                let reason = if kept { Reason::HoldsKept } else { Reason::OtherShard };
+                self.tally.skip(&directory, &done.name, true, reason);
             } else {
                 let planned = self.planned(&done.name, Action::RemoveDirectory, None, Some(&done.entry));
                 self.sink.take_removal(batch(directory, mtime, vec![planned]));
@@ -188,7 +205,9 @@ impl Scan<'_> {
         });
         match listed {
             Ok((directory, listing)) => {
-                self.tally.seen([0, listing.len() as u64]);
+                if self.job.owns(path) {
+                    self.tally.seen([0, listing.len() as u64]);
+                }
                 let names = (0..listing.len()).map(|index| listing.name(index));
                 self.delete_names(&directory, names, &self.known(path, known), false, Some(entry.mtime))
             }
@@ -197,7 +216,7 @@ impl Scan<'_> {
                     let planned = self.planned(name, Action::Fail(error.to_line()), None, Some(entry));
                     self.sink.take(batch(parent, None, vec![planned]));
                 }
-                Names { directories: Vec::new(), kept: true }
+                Names { kept: true, ..Names::default() }
             }
         }
     }

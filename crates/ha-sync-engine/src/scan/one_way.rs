@@ -51,7 +51,7 @@ impl Scan<'_> {
                 return self.fail(&opened.path, name, in_destination, error.to_line());
             }
         };
-        if self.is_own(from, name, &source) {
+        if self.is_own(from, name, &source) || !(opened.owned || source.is_directory()) {
             return;
         }
         if self.excludes(|| opened.path.join(name), source.is_directory()) {
@@ -161,6 +161,9 @@ impl Scan<'_> {
         building: &mut Building,
     ) {
         let known = agreed.is_some_and(|agreed| agreed.kind == Kind::Directory);
+        if !opened.owned {
+            return self.pass_on(opened, name, (source, destination), (decision, known), building);
+        }
         if self.job.hard_links && source.kind == Kind::File && source.links > 1 {
             let entries = (&source, destination.as_ref());
             if self.follows(opened, name, entries, decision, building) {
@@ -205,6 +208,31 @@ impl Scan<'_> {
             }
         }
         building.push(Side::B, planned);
+    }
+
+    /// Goes on below a directory whose entry another shard works on, and makes it when it is not there yet: who comes
+    /// first does. All else about it is the other's.
+    fn pass_on(
+        &self,
+        opened: &Opened,
+        name: &[u8],
+        (source, destination): (Entry, Option<Entry>),
+        (decision, known): (Decision, bool),
+        building: &mut Building,
+    ) {
+        let mtime = match (decision, &destination) {
+            (Decision::Equal, Some(destination)) => destination.mtime,
+            (Decision::Metadata(_) | Decision::Create, _) => source.mtime,
+            _ => return,
+        };
+        let mut maker = None;
+        if decision == Decision::Create {
+            let planned = self.planned(name, Action::Create, Some(&source), None);
+            maker = Some(planned.seq);
+            building.push(Side::B, planned);
+        }
+        let child = self.child(opened, name, (maker.is_none(), known), Some(mtime));
+        building.children.push((maker, child));
     }
 
     fn child(&self, opened: &Opened, name: &[u8], (destination, known): (bool, bool), mtime: Option<Time>) -> Task {
@@ -260,13 +288,20 @@ impl Scan<'_> {
             .collect()
     }
 
+    /// Tells whether something in another shard's directory cannot be read: only the directories in it were looked at.
+    fn hides_unread(&self, opened: &Opened) -> bool {
+        let Some(source) = opened.dirs[0].as_ref().filter(|_| !opened.owned) else { return false };
+        let names = &opened.names[0];
+        (0..names.len()).any(|index| self.retry(|| source.find(names.name(index))).is_err())
+    }
+
     /// Plans what becomes of the names that only the destination has, when all names of a directory were compared.
     pub(super) fn missing_names(&self, opened: &Opened) {
         let mut missing = std::mem::take(&mut *lock(&opened.missing));
         let Some(destination) = opened.dirs[1].as_ref().filter(|_| !missing.is_empty()) else { return };
         missing.sort_unstable();
         let names = missing.iter().map(|index| opened.names[1].name(*index as usize));
-        let withheld = opened.unread.load(Ordering::Relaxed);
+        let withheld = opened.unread.load(Ordering::Relaxed) || self.hides_unread(opened);
         let directories = self.delete_names(destination, names, &opened.known, withheld, opened.mtimes[1]).directories;
         let tasks = directories.into_iter().map(|(name, entry, known)| Task::Missing {
             directory: opened.path.clone(),

@@ -5,3 +5,4 @@ mod fence;
 mod model;
 mod pairs;
 mod recover;
+mod shards;

@@ -47,6 +47,7 @@ pub(crate) fn job(source: &Path, destination: &Path, delete: bool) -> Job {
         dry_run: false,
         threshold: THRESHOLD,
         checksum: false,
+        shard: None,
         hard_links: false,
         cross_mounts: false,
         rules: Vec::new(),
@@ -69,14 +70,14 @@ pub(crate) fn job(source: &Path, destination: &Path, delete: bool) -> Job {
     }
 }
 
-struct Ran {
-    finished: Finished,
-    operations: Vec<record::Operation>,
+pub(crate) struct Ran {
+    pub(crate) finished: Finished,
+    pub(crate) operations: Vec<record::Operation>,
     run: RunId,
 }
 
 impl Ran {
-    fn set(&self) -> BTreeSet<Operation> {
+    pub(crate) fn set(&self) -> BTreeSet<Operation> {
         let all = self.operations.iter().map(|operation| Operation {
             path: unescape(&operation.filepath).unwrap(),
             kind: operation.operation.as_str(),
@@ -92,7 +93,7 @@ impl Ran {
     }
 }
 
-fn run(job: &Job, number: u32, spool: &Path) -> Ran {
+pub(crate) fn run(job: &Job, number: u32, spool: &Path) -> Ran {
     let log = Recorder::default();
     let start = Timestamp::from_nanosecond(START).unwrap();
     let run = RunId::new(start, number);
@@ -139,7 +140,7 @@ fn items(tree: &Tree) -> Vec<Item> {
     tree.iter().map(item).collect()
 }
 
-fn snapshot(root: &Path) -> Snapshot {
+pub(crate) fn snapshot(root: &Path) -> Snapshot {
     Snapshot::with(root, &Compare { special: true, ..Compare::sides() })
 }
 
@@ -148,12 +149,12 @@ fn contents(root: &Path) -> Snapshot {
     Snapshot::with(root, &Compare::contents())
 }
 
-struct Place {
-    directory: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Place {
-    fn new(source: &Tree, destination: &Tree) -> Self {
+    pub(crate) fn new(source: &Tree, destination: &Tree) -> Self {
         let memory = Path::new("/dev/shm");
         let directory = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap();
         tree::make(&directory.path().join("a"), &items(source));
@@ -161,11 +162,11 @@ impl Place {
         Self { directory }
     }
 
-    fn join(&self, name: &str) -> PathBuf {
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn run(&self, from: &str, to: &str, delete: bool, number: u32) -> Ran {
+    pub(crate) fn run(&self, from: &str, to: &str, delete: bool, number: u32) -> Ran {
         run(&job(&self.join(from), &self.join(to), delete), number, self.directory.path())
     }
 
@@ -247,7 +248,7 @@ fn trees() -> impl Strategy<Value = Tree> {
 }
 
 /// Both sides, mostly of the same names: the second is a changed copy of the first.
-fn pairs() -> impl Strategy<Value = (Tree, Tree)> {
+pub(crate) fn pairs() -> impl Strategy<Value = (Tree, Tree)> {
     let change = (any::<prop::sample::Index>(), nodes());
     (trees(), trees(), proptest::collection::vec(change, 0..8)).prop_map(|(source, mut destination, changes)| {
         for (path, node) in &source {
@@ -274,7 +275,7 @@ fn pairs() -> impl Strategy<Value = (Tree, Tree)> {
     })
 }
 
-fn config(cases: u32) -> ProptestConfig {
+pub(crate) fn config(cases: u32) -> ProptestConfig {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine/pairs.proptest-regressions");
     ProptestConfig {
         cases,

@@ -55,7 +55,6 @@ pub(crate) struct Trouble {
 pub(crate) struct Ran {
     pub(crate) result: Result<Finished, RunError>,
     pub(crate) operations: Vec<Operation>,
-    pub(crate) run: RunId,
 }
 
 impl Ran {
@@ -142,6 +141,7 @@ impl World {
             dry_run: false,
             threshold: 2 * Time::SECOND,
             checksum: false,
+            shard: None,
             hard_links: false,
             cross_mounts: false,
             rules: Vec::new(),
@@ -229,7 +229,7 @@ impl World {
                 false,
             );
         }
-        Ran { result, operations, run }
+        Ran { result, operations }
     }
 
     fn recover(&mut self, run: &RunId, intents: &[Intent], operations: &[Operation]) {
