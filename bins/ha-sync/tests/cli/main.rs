@@ -23,6 +23,7 @@ mod records;
 mod restore;
 mod shards;
 mod status;
+mod two_way;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -50,6 +51,7 @@ fn help_fits_100_columns_and_names_every_flag_of_the_plan() {
     for words in [
         &["--help"][..],
         &["-h"],
+        &["two-way", "--help"],
         &["restore", "--help"],
         &["prune", "--help"],
         &["status", "--help"],

@@ -458,7 +458,7 @@ fn two_one_way_jobs_delete_what_is_deleted_and_keep_what_is_new() {
         let primary = Job { mode: Mode::OneWay, delete: DeleteMissing::On, ..two_way.clone() };
         let (source, destination) = (primary.destination.clone(), primary.source.clone());
         let secondary = Job { source, destination, delete: DeleteMissing::Off, ..primary.clone() };
-        let mut run = |world: &mut World, job: &Job| {
+        let run = |world: &mut World, job: &Job| {
             world.job = job.clone();
             let ran = world.run();
             assert_eq!(ran.result.as_ref().unwrap().status, Status::Success, "{:?}", ran.told());

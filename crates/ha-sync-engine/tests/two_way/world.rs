@@ -55,7 +55,6 @@ pub(crate) struct Trouble {
 pub(crate) struct Ran {
     pub(crate) result: Result<Finished, RunError>,
     pub(crate) operations: Vec<Operation>,
-    pub(crate) run: RunId,
 }
 
 impl Ran {
@@ -230,7 +229,7 @@ impl World {
                 false,
             );
         }
-        Ran { result, operations, run }
+        Ran { result, operations }
     }
 
     fn recover(&mut self, run: &RunId, intents: &[Intent], operations: &[Operation]) {

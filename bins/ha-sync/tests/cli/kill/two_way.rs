@@ -32,7 +32,7 @@ impl Sides {
         for index in 0..70 {
             let side = SIDES[index % 2];
             let path = format!("d{}/e{}/{side}-{index}", index % 5, index % 3);
-            let size = if index % 20 == 0 { 1 << 20 } else { 100 + 50 * index };
+            let size = if index % 20 == 0 { 300_000 } else { 100 + 50 * index };
             sides.write(side, &path, size);
         }
         sides.command().run().assert_success();
@@ -67,12 +67,17 @@ impl Sides {
         for side in SIDES {
             let root = self.place.join(side);
             let (tree, _) = read(&root);
+            let many = tree.len() > 120;
             for (path, node) in &tree {
                 let What::File(held) = &node.what else { continue };
                 match self.random.below(12) {
+                    4 if many => {
+                        destroyed.insert(held.to_vec());
+                        fs::remove_file(root.join(path)).unwrap();
+                    }
                     0 | 1 => {
                         destroyed.insert(held.to_vec());
-                        let size = if self.random.percent(10) { 1 << 20 } else { 1 + self.random.below(5000) };
+                        let size = if self.random.percent(4) { 300_000 } else { 1 + self.random.below(5000) };
                         self.write(side, path, size);
                     }
                     2 => {
@@ -207,12 +212,12 @@ fn many(seed: u64, rounds: u32, signal: Signal) {
 
 #[test]
 fn two_way_killed_at_any_moment() {
-    many(404, 110, Signal::KILL);
+    many(404, 125, Signal::KILL);
 }
 
 #[test]
 fn two_way_killed_at_any_moment_again() {
-    many(405, 110, Signal::KILL);
+    many(405, 125, Signal::KILL);
 }
 
 #[test]
