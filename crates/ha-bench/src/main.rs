@@ -10,6 +10,7 @@ mod measure;
 mod report;
 mod run;
 mod tool;
+mod volume;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -66,12 +67,12 @@ fn bench(options: &Options) -> Result<(), String> {
         for case in &all {
             println!("{:<15} {}", case.name, case.what);
         }
+        println!("{:<15} {}", volume::NAME, volume::WHAT);
         println!("{:<15} {}", flush::NAME, flush::WHAT);
         return Ok(());
     }
-    if let Some(unknown) =
-        options.cases.iter().find(|name| **name != flush::NAME && !all.iter().any(|case| case.name == **name))
-    {
+    let known = |name: &str| [flush::NAME, volume::NAME].contains(&name) || all.iter().any(|case| case.name == name);
+    if let Some(unknown) = options.cases.iter().find(|name| !known(name)) {
         return Err(format!("unknown case: {unknown} (--case list prints their names)"));
     }
     if !rustix::process::geteuid().is_root() {
@@ -79,7 +80,9 @@ fn bench(options: &Options) -> Result<(), String> {
     }
     let ours = match &options.ours {
         Some(file) => file.canonicalize().map_err(|error| format!("failed to find {}: {error}", file.display()))?,
-        None => build_ours()?,
+        // The volume case has a binary of its own.
+        None if options.cases.iter().all(|name| name == volume::NAME) && !options.cases.is_empty() => PathBuf::new(),
+        None => build("ha-sync")?,
     };
     let mut results = Vec::new();
     for case in all {
@@ -92,6 +95,11 @@ fn bench(options: &Options) -> Result<(), String> {
     if options.cases.is_empty() || options.cases.iter().any(|name| *name == flush::NAME) {
         eprintln!("== {}: {}", flush::NAME, flush::WHAT);
         report.push_str(&flush::section(options.runs, &ours)?);
+    }
+    if options.cases.is_empty() || options.cases.iter().any(|name| name == volume::NAME) {
+        eprintln!("== {}: {}", volume::NAME, volume::WHAT);
+        report.push('\n');
+        report.push_str(&volume::run(options)?);
     }
     println!("{report}");
     let write = |file: &PathBuf, text: &str| {
@@ -106,20 +114,20 @@ fn bench(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the release binary and returns its path, as cargo tells it.
-fn build_ours() -> Result<PathBuf, String> {
+/// Builds a release binary and returns its path, as cargo tells it.
+fn build(package: &str) -> Result<PathBuf, String> {
     let output = Command::new("cargo")
-        .args(["build", "--release", "--package", "ha-sync", "--message-format=json-render-diagnostics"])
+        .args(["build", "--release", "--package", package, "--message-format=json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| format!("failed to start cargo: {error}"))?;
     if !output.status.success() {
-        return Err("failed to build ha-sync; to repeat: cargo build --release --package ha-sync".to_owned());
+        return Err(format!("failed to build {package}; to repeat: cargo build --release --package {package}"));
     }
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "ha-sync")
+        .filter(|message| message["target"]["name"] == package)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .ok_or_else(|| "cargo did not say where ha-sync is".to_owned())
+        .ok_or_else(|| format!("cargo did not say where {package} is"))
 }
