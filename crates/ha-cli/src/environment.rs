@@ -53,6 +53,26 @@ variables! {
     COLUMNS = "COLUMNS": "the width of the help where no terminal tells one, at most 100";
 }
 
+/// Names the access key of an S3-compatible backup store, as Longhorn's secret does.
+pub const AWS_ACCESS_KEY_ID: Variable =
+    Variable { name: "AWS_ACCESS_KEY_ID", about: "the access key of a backup store in S3" };
+/// Names its secret key.
+pub const AWS_SECRET_ACCESS_KEY: Variable =
+    Variable { name: "AWS_SECRET_ACCESS_KEY", about: "the secret key of a backup store in S3" };
+/// Names its endpoint.
+pub const AWS_ENDPOINTS: Variable = Variable {
+    name: "AWS_ENDPOINTS",
+    about: "where the backup store in S3 is when it is not AWS, like `http://minio:9000`",
+};
+/// Names its certificate.
+pub const AWS_CERT: Variable = Variable {
+    name: "AWS_CERT",
+    about: "the certificate of the backup store in S3 in PEM, when it is one of your own",
+};
+
+/// Holds the variables of backup stores, which only `ha-volume` reads.
+pub const BACKUP_STORES: &[Variable] = &[AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT];
+
 /// Returns the directory for state that outlives a run: `$XDG_STATE_HOME`, else `$HOME/.local/state`. Relative
 /// values are ignored, as the XDG base directory specification demands.
 pub fn state_directory() -> Option<PathBuf> {
