@@ -10,6 +10,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("acl", "setfacl and getfacl: ACLs are copied"),
     ("attr", "setfattr and getfattr: extended attributes are copied"),
     ("btrfs-progs", "mkfs.btrfs: reflinks on a real btrfs"),
+    ("chromium", "the dashboard in a real browser"),
     ("dosfstools", "mkfs.vfat: coarse times and folded names, where the kernel has vfat"),
     ("e2fsprogs", "mkfs.ext4: a real ext4, a full disk"),
     ("fuse3", "fusermount3, to take down a FUSE mount that a killed test has left"),
@@ -24,6 +25,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("qemu-utils", "qemu-img: makes qcow2 images for tests, a peer in comparisons"),
     ("python3-jsonschema", "validates inventories against the published schema"),
     ("python3-yaml", "the same"),
+    ("nodejs", "drives the browser"),
+    ("npm", "fetches what drives the browser, by its lock file"),
+    ("prometheus", "promtool: the alert rules, and the format of the metrics"),
     ("rclone", "a peer in comparisons"),
     ("rsync", "a peer in comparisons, and a client for the FUSE file system of the tests"),
     ("skopeo", "reads the OCI image that is put together without an engine"),
@@ -63,13 +67,15 @@ pub(crate) fn ensure() -> Result<(), String> {
 fn installed() -> Result<Vec<String>, String> {
     // dpkg-query fails when one of the names is unknown, and prints the known ones all the same.
     let output = Command::new("dpkg-query")
-        .args(["--show", "--showformat=${db:Status-Status} ${Package}\\n"])
+        .args(["--show", "--showformat=${db:Status-Status} ${Package} ${Provides}\\n"])
         .args(NEEDED.iter().map(|(name, _)| name))
         .stderr(Stdio::null())
         .output()
         .map_err(|error| format!("failed to ask dpkg-query for packages (the tests run on Debian): {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect())
+    // a package may bring another one with it, as nodejs of other sources does npm
+    let names = text.lines().filter_map(|line| line.strip_prefix("installed ")).flat_map(|line| line.split([' ', ',']));
+    Ok(names.map(str::to_owned).collect())
 }
 
 fn is_root() -> Result<bool, String> {

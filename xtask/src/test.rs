@@ -6,7 +6,7 @@ use crate::{assets, packages};
 
 /// How many packages Cargo.lock may have. Each is code that somebody has to trust and build; a change that needs more
 /// raises the number here, where it is seen in the review.
-const MOST_PACKAGES: usize = 420;
+const MOST_PACKAGES: usize = 360;
 
 pub(crate) fn run() -> Result<(), String> {
     timed("Debian packages", packages::ensure)?;

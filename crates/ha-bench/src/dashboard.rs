@@ -19,7 +19,7 @@ const LARGE_RUNS: u64 = 12;
 const LARGE: u64 = 200_000;
 const CLIENTS: usize = 20;
 /// How long each page is asked for.
-const TIME: Duration = Duration::from_secs(8);
+const TIME: Duration = Duration::from_secs(5);
 const PORT: u16 = 18_437;
 
 /// What is asked for; `{…}` are filled with what is there.

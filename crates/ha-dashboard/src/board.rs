@@ -1,7 +1,7 @@
 //! What the handlers share: the reader, and the state of all pairs, read at most once a second for all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use ha_audit::query::{IterationFilter, OperationFilter, ReadError, Reader, Serie
 use ha_audit::store::IterationRow;
 use ha_sync_core::record::{OperationStatus, Status};
 use jiff::Timestamp;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::lock::LockStatus;
 use crate::server::Event;
@@ -23,6 +23,8 @@ pub(crate) const HISTORY: u32 = 60;
 const RECENT: u32 = 20;
 /// Failed operations of a run that are looked through for conflicts.
 const MOST_CONFLICTS: u32 = 500;
+/// How long the count of waiting logs may take.
+const COUNTING: Duration = Duration::from_secs(2);
 
 /// Says since when the database is away, and why.
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ pub(crate) struct Board {
     locks: Box<dyn LockStatus>,
     log_directory: Option<PathBuf>,
     cached: Mutex<Cached>,
+    /// Who counts logs.
+    counting: Arc<Semaphore>,
     say: Box<dyn Fn(Event<'_>) + Send + Sync>,
 }
 
@@ -70,7 +74,7 @@ impl Board {
         say: Box<dyn Fn(Event<'_>) + Send + Sync>,
     ) -> Self {
         let cached = Mutex::new(Cached { view: View { overview: None, away: None }, read_at: None });
-        Self { reader, locks, log_directory, cached, say }
+        Self { reader, locks, log_directory, cached, counting: Arc::new(Semaphore::new(4)), say }
     }
 
     /// Returns the state of all pairs, not older than a second; while it is read, others wait for the same answer.
@@ -131,18 +135,29 @@ impl Board {
 
     /// Counts the logs in the log directory that the database does not have yet, those of live runs too; nothing when
     /// no directory was named or it cannot be read.
-    pub(crate) fn pending_logs(&self) -> Option<PendingLogs> {
-        let directory = self.log_directory.as_deref()?;
-        let mut pending = PendingLogs::default();
-        let waiting = ha_audit::reader::list(directory).ok()?;
-        let set_aside = ha_audit::reader::list_all_set_aside(directory).unwrap_or_default();
-        for log in waiting.iter().chain(&set_aside) {
-            if let Ok(log) = ha_audit::reader::LogReader::open(&log.path) {
-                *pending.by_pair.entry(log.header().sync_pair.as_str().to_owned()).or_default() += 1;
-            }
-        }
-        Some(pending)
+    pub(crate) async fn pending_logs(&self) -> Option<PendingLogs> {
+        let directory = self.log_directory.clone()?;
+        // In a thread of its own: a file server that is away must not stop everything else. What hangs there
+        // keeps its turn, so that not more and more threads hang.
+        let turn = Arc::clone(&self.counting).try_acquire_owned().ok()?;
+        let count = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            pending_logs(&directory)
+        });
+        tokio::time::timeout(COUNTING, count).await.ok()?.ok()?
     }
+}
+
+fn pending_logs(directory: &Path) -> Option<PendingLogs> {
+    let mut pending = PendingLogs::default();
+    let waiting = ha_audit::reader::list(directory).ok()?;
+    let set_aside = ha_audit::reader::list_all_set_aside(directory).unwrap_or_default();
+    for log in waiting.iter().chain(&set_aside) {
+        if let Ok(log) = ha_audit::reader::LogReader::open(&log.path) {
+            *pending.by_pair.entry(log.header().sync_pair.as_str().to_owned()).or_default() += 1;
+        }
+    }
+    Some(pending)
 }
 
 async fn direction(

@@ -21,7 +21,7 @@ use crate::status::{self, DirectionStatus, Overview, PairStatus};
 pub(crate) async fn show(State(board): State<Arc<Board>>) -> Response {
     let view = board.view().await;
     let overview = view.overview.as_deref().filter(|_| view.away.is_none());
-    let text = write(overview, board.pending_logs().as_ref(), Timestamp::now());
+    let text = write(overview, board.pending_logs().await.as_ref(), Timestamp::now());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

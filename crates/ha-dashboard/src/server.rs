@@ -108,7 +108,10 @@ struct Shared {
 /// Serves until it is stopped. One thread is enough: the work is the database's.
 pub fn serve(settings: Settings, stop: &Stop) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Serve)?;
-    runtime.block_on(run(settings, stop))
+    let served = runtime.block_on(run(settings, stop));
+    // without those who wait for a file server
+    runtime.shutdown_background();
+    served
 }
 
 async fn run(settings: Settings, stop: &Stop) -> Result<(), ServeError> {

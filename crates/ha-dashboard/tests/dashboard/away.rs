@@ -71,9 +71,13 @@ fn a_server_that_is_gone_and_comes_back() {
     assert_eq!(metrics.status, 200);
     assert!(metrics.body.contains("\nha_sync_database_up 0\n") && !metrics.body.contains("ha_sync_last_run"));
     server.restart();
-    let deadline = Instant::now() + Duration::from_secs(15);
-    while dashboard.get("/").status != 200 {
-        assert!(Instant::now() < deadline, "it does not come back");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let page = dashboard.get("/");
+        if page.status == 200 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it does not come back: {}", page.body);
         std::thread::sleep(Duration::from_millis(200));
     }
     let said = dashboard.said.lock().unwrap().clone();
