@@ -130,6 +130,9 @@ struct Done {
     by_another: bool,
 }
 
+/// Is what both sides agree on at a name, and the number of the operation that made it so.
+type AgreedBy = (u64, Vec<u8>, Option<Agreed>);
+
 /// Is the open directories of a batch.
 struct Place<'b> {
     batch: &'b Batch,
@@ -151,7 +154,7 @@ impl<'a> Executor<'a> {
         }
         let mut failed = Vec::new();
         let mut records = Vec::with_capacity(batch.operations.len());
-        let mut agreed: Vec<(u64, Vec<u8>, Option<Agreed>)> = Vec::new();
+        let mut agreed: Vec<AgreedBy> = Vec::new();
         match self.retry(|| self.open(batch)) {
             Ok(mut place) => {
                 if let Err(error) = self.log.intend(&self.intents(batch)) {
@@ -304,7 +307,7 @@ impl<'a> Executor<'a> {
         place: &mut Place<'_>,
         planned: &Planned,
         copier: &mut Copier<'_>,
-        (records, agreed): (&mut Vec<Operation>, &mut Vec<(u64, Vec<u8>, Option<Agreed>)>),
+        (records, agreed): (&mut Vec<Operation>, &mut Vec<AgreedBy>),
     ) -> bool {
         let mut operation = record(self.direction, &place.batch.directory, planned, (self.now)());
         if planned.bytes() > content::SMALL {
