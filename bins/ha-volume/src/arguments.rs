@@ -336,8 +336,11 @@ pub(crate) enum BackupCommand {
 /// Where a backup store is.
 #[derive(Debug, Args)]
 pub(crate) struct TargetArguments {
-    /// Backup target: the directory in which `backupstore` is, such as an NFS mount
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Backup target: the directory in which `backupstore` is, such as an NFS mount, or s3://BUCKET@REGION/PREFIX/
+    ///
+    /// For S3 the keys, and the endpoint of a store that is not AWS, are taken from the environment, under the names
+    /// of Longhorn's secret: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT.
+    #[arg(long, value_name = "TARGET", value_hint = ValueHint::DirPath)]
     pub(crate) target: PathBuf,
 }
 

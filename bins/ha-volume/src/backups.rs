@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use ha_cli::environment::{self, Variable};
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
 use ha_cli::table::{Align, Table};
 use ha_longhorn::backupstore::{
-    self, BackupConfig, BackupError, BackupImage, Compression, DirectoryStore, Store, WriteError, WriteOrder,
+    self, BackupConfig, BackupError, BackupImage, Compression, DirectoryStore, S3Settings, S3Store, Store, WriteError,
+    WriteOrder,
 };
 use ha_longhorn::layered::Image as _;
 use ha_longhorn::merge::Source;
@@ -22,12 +24,38 @@ use crate::merge::{self, Made, Making, Outputs};
 use crate::work::{self, Work};
 use crate::{print, source};
 
-fn open(target: &Path) -> Result<DirectoryStore, Failure> {
+fn open(target: &Path) -> Result<Box<dyn Store + Send>, Failure> {
+    if let Some(text) = target.to_str().filter(|text| text.starts_with("s3://")) {
+        return object_store(text);
+    }
     if !ha_sync_fs::local::is_directory(&ha_sync_fs::local::canonical(target)) {
         let message = format!("the backup target is no directory: {}", printable_path(target));
         return Err(Failure::new(FailureKind::Failed, message).hint("is it mounted: findmnt"));
     }
-    Ok(DirectoryStore::new(target.to_owned()))
+    Ok(Box::new(DirectoryStore::new(target.to_owned())))
+}
+
+fn object_store(target: &str) -> Result<Box<dyn Store + Send>, Failure> {
+    let text = |variable: Variable| variable.get().map(|value| value.to_string_lossy().into_owned());
+    let needed = |variable: Variable| {
+        text(variable).ok_or_else(|| {
+            Failure::new(FailureKind::Usage, format!("{} is not set, and a target in S3 needs it", variable.name)).hint(
+                "the values are in the secret of Longhorn's backup target: kubectl -n longhorn-system get secrets",
+            )
+        })
+    };
+    let settings = S3Settings::parse(target).ok_or_else(|| {
+        Failure::new(FailureKind::Usage, format!("not a target in S3: {target}"))
+            .hint("like s3://backups@eu-central-1/")
+    })?;
+    let settings = S3Settings {
+        endpoint: text(environment::AWS_ENDPOINTS),
+        access_key: needed(environment::AWS_ACCESS_KEY_ID)?,
+        secret_key: needed(environment::AWS_SECRET_ACCESS_KEY)?,
+        certificates: text(environment::AWS_CERT),
+        ..settings
+    };
+    Ok(Box::new(S3Store::new(settings, Timestamp::now).or_failure(FailureKind::Usage)?))
 }
 
 fn failure(error: &BackupError) -> Failure {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::arguments::CompareArguments;
 use crate::work::{self, Work};
-use crate::{print, source};
+use crate::{merge, print, source};
 
 /// How many ranges the text lists.
 const MOST_LINES: usize = 20;
@@ -29,8 +29,10 @@ pub(crate) fn serve(arguments: &CompareArguments) -> Result<ExitCode, Failure> {
     let ext4 = [&left.inside, &right.inside].iter().all(|inside| matches!(inside, Inside::Ext4 { .. }));
     let mut unread = Vec::new();
     let files = if ext4 && !arguments.blocks_only && !difference.is_none() {
-        let sides = [left.image, right.image].map(Files::open);
-        let [left, right] = sides;
+        for side in [&left, &right] {
+            merge::warn_of_journal(side);
+        }
+        let [left, right] = [left.image, right.image].map(Files::open);
         let (left, right) = (left.or_failure(FailureKind::Failed)?, right.or_failure(FailureKind::Failed)?);
         let found = files::compare([&left, &right], &|| work.stopped(), &mut |side, error| {
             let side = if side == 0 { "left" } else { "right" };

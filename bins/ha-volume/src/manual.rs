@@ -28,7 +28,8 @@ pub(crate) fn serve(arguments: &ManArguments) -> Result<(), Failure> {
         });
     }
     if arguments.markdown {
-        let environment = [environment::NO_COLOR, environment::CLICOLOR_FORCE, environment::TERM, environment::COLUMNS];
+        let common = [environment::NO_COLOR, environment::CLICOLOR_FORCE, environment::TERM, environment::COLUMNS];
+        let environment = [environment::BACKUP_STORES, &common].concat();
         return print(&reference::page(&mut Definition::command(), "ha-volume <COMMAND>", &environment));
     }
     let mut text = Vec::new();

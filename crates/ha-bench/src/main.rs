@@ -11,6 +11,7 @@ mod measure;
 mod report;
 mod run;
 mod tool;
+mod volume;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -62,7 +63,8 @@ fn main() -> ExitCode {
 }
 
 /// The cases that are not of files.
-const OTHERS: [(&str, &str); 2] = [(flush::NAME, flush::WHAT), (dashboard::NAME, dashboard::WHAT)];
+const OTHERS: [(&str, &str); 3] =
+    [(flush::NAME, flush::WHAT), (dashboard::NAME, dashboard::WHAT), (volume::NAME, volume::WHAT)];
 
 fn bench(options: &Options) -> Result<(), String> {
     let all = case::all();
@@ -84,7 +86,13 @@ fn bench(options: &Options) -> Result<(), String> {
     }
     let ours = match &options.ours {
         Some(file) => file.canonicalize().map_err(|error| format!("failed to find {}: {error}", file.display()))?,
-        None => build_ours()?,
+        // The volume case has a binary of its own.
+        None if options.cases.iter().all(|name| name == volume::NAME) && !options.cases.is_empty() => PathBuf::new(),
+        None => {
+            // The dashboard is measured too, and is looked for beside it.
+            build("ha-sync-ui")?;
+            build("ha-sync")?
+        }
     };
     let mut results = Vec::new();
     for case in all {
@@ -99,6 +107,7 @@ fn bench(options: &Options) -> Result<(), String> {
             eprintln!("== {name}: {what}");
             report.push_str(&match name {
                 flush::NAME => flush::section(options.runs, &ours)?,
+                volume::NAME => volume::run(options)?,
                 _ => dashboard::section(&ours)?,
             });
         }
@@ -116,28 +125,20 @@ fn bench(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the release binary and returns its path, as cargo tells it.
-fn build_ours() -> Result<PathBuf, String> {
+/// Builds a release binary and returns its path, as cargo tells it.
+fn build(package: &str) -> Result<PathBuf, String> {
     let output = Command::new("cargo")
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "ha-sync",
-            "--package",
-            "ha-sync-ui",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["build", "--release", "--package", package, "--message-format=json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| format!("failed to start cargo: {error}"))?;
     if !output.status.success() {
-        return Err("failed to build ha-sync; to repeat: cargo build --release --package ha-sync".to_owned());
+        return Err(format!("failed to build {package}; to repeat: cargo build --release --package {package}"));
     }
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "ha-sync")
+        .filter(|message| message["target"]["name"] == package)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .ok_or_else(|| "cargo did not say where ha-sync is".to_owned())
+        .ok_or_else(|| format!("cargo did not say where {package} is"))
 }

@@ -44,11 +44,34 @@ variables! {
     COMPLETION_INDEX = "JOB_COMPLETION_INDEX": "which of its `--shards` a run works on; set in every pod of an Indexed Job";
     HOSTNAME = "HOSTNAME": "the name under which a lock is held when `POD_NAME` is not set";
     KUBERNETES = "KUBERNETES_SERVICE_HOST": "set in every pod: `--lock auto` means a Lease then";
+    KUBERNETES_PORT = "KUBERNETES_SERVICE_PORT": "with `KUBERNETES_SERVICE_HOST` the address of the API server in a pod";
+    KUBECONFIG = "KUBECONFIG": "files that tell how to reach a cluster, separated by `:`, when `--kubeconfig` is not given";
+    HTTPS_PROXY = "HTTPS_PROXY": "the proxy to an API server outside of a pod, also as `https_proxy`; the exceptions are in `NO_PROXY`";
     NO_COLOR = "NO_COLOR": "no colour anywhere, whatever its value";
     CLICOLOR_FORCE = "CLICOLOR_FORCE": "colour although stderr is no terminal, unless it is `0` or `NO_COLOR` is set";
     TERM = "TERM": "`dumb` means a terminal without colour and without a progress bar";
     COLUMNS = "COLUMNS": "the width of the help where no terminal tells one, at most 100";
 }
+
+/// Names the access key of an S3-compatible backup store, as Longhorn's secret does.
+pub const AWS_ACCESS_KEY_ID: Variable =
+    Variable { name: "AWS_ACCESS_KEY_ID", about: "the access key of a backup store in S3" };
+/// Names its secret key.
+pub const AWS_SECRET_ACCESS_KEY: Variable =
+    Variable { name: "AWS_SECRET_ACCESS_KEY", about: "the secret key of a backup store in S3" };
+/// Names its endpoint.
+pub const AWS_ENDPOINTS: Variable = Variable {
+    name: "AWS_ENDPOINTS",
+    about: "where the backup store in S3 is when it is not AWS, like `http://minio:9000`",
+};
+/// Names its certificate.
+pub const AWS_CERT: Variable = Variable {
+    name: "AWS_CERT",
+    about: "the certificate of the backup store in S3 in PEM, when it is one of your own",
+};
+
+/// Holds the variables of backup stores, which only `ha-volume` reads.
+pub const BACKUP_STORES: &[Variable] = &[AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT];
 
 /// Returns the directory for state that outlives a run: `$XDG_STATE_HOME`, else `$HOME/.local/state`. Relative
 /// values are ignored, as the XDG base directory specification demands.

@@ -3,6 +3,7 @@
 mod codec;
 mod config;
 mod image;
+mod s3;
 mod store;
 mod write;
 
@@ -16,6 +17,7 @@ use crate::watch::Watch;
 pub use codec::{Compression, block_name};
 pub use config::{BackupConfig, BlockMapping, ConfigError, VolumeConfig};
 pub use image::BackupImage;
+pub use s3::{S3Settings, S3Store};
 pub use store::{DirectoryStore, Store, StoreError};
 pub use write::{WriteError, WriteOrder, Written, write};
 

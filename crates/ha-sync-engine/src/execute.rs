@@ -116,6 +116,9 @@ impl From<CommitError> for OperationError {
     }
 }
 
+/// Is the numbers and names of operations, and what is agreed on each from now on.
+type NewAgreements = Vec<(u64, Vec<u8>, Option<Agreed>)>;
+
 /// Is what an operation did.
 #[derive(Default)]
 struct Done {
@@ -129,9 +132,6 @@ struct Done {
     /// Another shard has done it, and has the record.
     by_another: bool,
 }
-
-/// Is what both sides agree on at a name, and the number of the operation that made it so.
-type AgreedBy = (u64, Vec<u8>, Option<Agreed>);
 
 /// Is the open directories of a batch.
 struct Place<'b> {
@@ -154,7 +154,7 @@ impl<'a> Executor<'a> {
         }
         let mut failed = Vec::new();
         let mut records = Vec::with_capacity(batch.operations.len());
-        let mut agreed: Vec<AgreedBy> = Vec::new();
+        let mut agreed = NewAgreements::new();
         match self.retry(|| self.open(batch)) {
             Ok(mut place) => {
                 if let Err(error) = self.log.intend(&self.intents(batch)) {
@@ -307,7 +307,7 @@ impl<'a> Executor<'a> {
         place: &mut Place<'_>,
         planned: &Planned,
         copier: &mut Copier<'_>,
-        (records, agreed): (&mut Vec<Operation>, &mut Vec<AgreedBy>),
+        (records, agreed): (&mut Vec<Operation>, &mut NewAgreements),
     ) -> bool {
         let mut operation = record(self.direction, &place.batch.directory, planned, (self.now)());
         if planned.bytes() > content::SMALL {

@@ -9,6 +9,7 @@ mod files;
 mod kill;
 mod merging;
 mod readonly;
+mod s3;
 mod scanning;
 
 use std::path::{Path, PathBuf};

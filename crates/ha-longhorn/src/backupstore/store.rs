@@ -11,6 +11,28 @@ pub enum StoreError {
     /// A directory tree.
     #[error(transparent)]
     File(#[from] FsError),
+    /// The settings of an object store make no sense.
+    #[error("{0}")]
+    Settings(String),
+    /// An object store cannot be reached.
+    #[error("failed to reach the object store: {place}")]
+    Transport {
+        /// Host, bucket and key.
+        place: String,
+        /// Why.
+        #[source]
+        cause: Box<ureq::Error>,
+    },
+    /// An object store refuses.
+    #[error("the object store answers {status} {code}: {place}")]
+    Refused {
+        /// Host, bucket and key.
+        place: String,
+        /// The status of HTTP.
+        status: u16,
+        /// The store's own word.
+        code: String,
+    },
 }
 
 /// Holds objects by path. Paths have no slash at their ends.
@@ -23,6 +45,24 @@ pub trait Store: Sync {
     fn list(&self, path: &str) -> Result<Vec<String>, StoreError>;
     /// Returns where it is, for people.
     fn place(&self) -> String;
+}
+
+impl Store for Box<dyn Store + Send> {
+    fn get(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).get(path)
+    }
+
+    fn put(&self, path: &str, content: &[u8]) -> Result<(), StoreError> {
+        (**self).put(path, content)
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
+        (**self).list(path)
+    }
+
+    fn place(&self) -> String {
+        (**self).place()
+    }
 }
 
 /// Is a directory tree, such as an NFS mount.

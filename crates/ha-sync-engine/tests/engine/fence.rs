@@ -105,7 +105,8 @@ fn every_call_that_changes_a_tree_is_behind_the_fence() {
     fence.lose("gone".to_owned());
     let before = Snapshot::with(place.path(), &Compare::untouched());
     let time = ha_sync_core::entry::Time::new(1, 0);
-    let calls: &[&dyn Fn(&Dir) -> Result<(), FsError>] = &[
+    type Call<'a> = &'a dyn Fn(&Dir) -> Result<(), FsError>;
+    let calls: &[Call<'_>] = &[
         &|top| top.create_file(b"new").map(drop),
         &|top| top.create_unnamed_file().map(drop),
         &|top| unnamed.as_ref().map_or_else(|| top.create_file(b"new").map(drop), |file| top.name_file(file, b"new")),
