@@ -240,7 +240,7 @@ impl Shared {
             check_access,
             min_free,
         } = safety;
-        let LockArguments { lock, lock_wait, lock_ttl, skip_if_locked } = lock;
+        let LockArguments { lock, lock_wait, lock_ttl, skip_if_locked, kubeconfig, kube_context, namespace } = lock;
         let KeptArguments { log_retain_days, audit_md5 } = kept;
         let SpeedArguments { workers, walkers, fsync } = speed;
         let ReportArguments { log_format, verbose, quiet } = report;
@@ -276,7 +276,15 @@ impl Shared {
             keep_replaced_days: keep_replaced,
             fsync,
             audit_md5,
-            lock: Lock { kind: lock, wait: lock_wait, ttl: lock_ttl, skip_if_locked },
+            lock: Lock {
+                kind: lock,
+                wait: lock_wait,
+                ttl: lock_ttl,
+                skip_if_locked,
+                kubeconfig,
+                kube_context,
+                namespace,
+            },
             walkers,
             workers,
             dry_run: false,

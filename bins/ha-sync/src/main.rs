@@ -4,6 +4,7 @@ mod arguments;
 mod baseline;
 mod conflicts;
 mod diff;
+mod lock;
 mod manifests;
 mod manual;
 mod prune;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use ha_audit::oplog::OpLog;
 use ha_audit::recovery;
 use ha_audit::store::Store;
-use ha_cli::environment;
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _, Signal};
 use ha_cli::report::{Both, Mode, Options, Reporter};
@@ -33,11 +32,10 @@ use ha_sync_engine::{Environment, Finished, Fsync, Job, RunError, Stop, StopReas
 use ha_sync_fs::FsError;
 use ha_sync_fs::content::Hashing;
 use ha_sync_fs::error::printable_path;
-use ha_sync_fs::lock::{FileLock, LockError};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::settings::{self, FilterRule, LockKind, Settings};
-use crate::{records, signals};
+use crate::settings::{self, FilterRule, Settings};
+use crate::{lock, records, signals};
 
 /// Is the direction of the iteration of a two-way run.
 pub(crate) const TWO_WAY: &str = "two-way";
@@ -73,7 +71,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     if let Some(note) = note {
         reporter.note(&note);
     }
-    let Some(lock) = lock(settings, &run_id, &stop)? else {
+    let Some(lock) = lock::take(settings, &run_id, &stop)? else {
         reporter.note(&format!("the lock of pair {} is held by another run, skipped", settings.pair));
         reporter.stop();
         return Ok(ExitCode::Success);
@@ -86,50 +84,17 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         dest: escape(std::os::unix::ffi::OsStrExt::as_bytes(settings.dest.as_os_str())),
         started_at: start,
         dry_run: settings.dry_run,
-        lease_transitions: None,
+        lease_transitions: lock.transitions(),
     };
     let store = records::open(&dsn, &reporter);
     let own = records::own_entries(&log_directory, &dsn);
     let run = Run { settings, job, iteration, log_directory, own, stop: &stop, reporter: &reporter, store };
     let result = run.run(&dsn.to_string());
-    drop(lock);
+    if let Err(why) = lock.release() {
+        reporter.event(Event::Warning { message: &why });
+    }
     reporter.stop();
     result
-}
-
-/// Is a held lock, or none when none was asked for.
-enum Held {
-    File(#[expect(dead_code, reason = "held until the run ends")] FileLock),
-    None,
-}
-
-/// Takes the lock; nothing when it is held and that is to be a success.
-fn lock(settings: &Settings, run: &RunId, stop: &Stop) -> Result<Option<Held>, Failure> {
-    match settings.lock.kind {
-        LockKind::None => return Ok(Some(Held::None)),
-        LockKind::Lease => {
-            return Err(Failure::new(FailureKind::Usage, "the Lease lock is not in this build: --lock lease")
-                .hint("lock among the processes of this host: --lock file"));
-        }
-        LockKind::Auto if environment::in_cluster() => {
-            return Err(Failure::new(
-                FailureKind::Usage,
-                "this build has no Lease lock, and a file lock does not keep the pods of a cluster apart",
-            )
-            .hint("when only this node ever runs the pair: --lock file"));
-        }
-        LockKind::Auto | LockKind::File => {}
-    }
-    let host = environment::holder_name().unwrap_or_else(ha_sync_fs::local::host_name);
-    let holder = format!("{host} pid {} run {run}", std::process::id());
-    match FileLock::acquire(&settings.pair, &holder, settings.lock.wait, &|| stop.is_stopped()) {
-        Ok(lock) => Ok(Some(Held::File(lock))),
-        Err(LockError::Held { .. }) if stop.is_stopped() => Err(interrupted(stop)),
-        Err(LockError::Held { .. }) if settings.lock.skip_if_locked => Ok(None),
-        Err(error @ LockError::Held { .. }) => Err(Failure::from_error(FailureKind::LockHeld, &error)
-            .hint("wait for it: --lock-wait SECONDS; or count it as a success: --skip-if-locked")),
-        Err(error) => Err(Failure::from_error(FailureKind::Failed, &error)),
-    }
 }
 
 /// Makes the failure of a command that a signal stopped.
@@ -383,6 +348,10 @@ impl Run<'_> {
     /// Remembers a finished run.
     fn finish(&self, state: &mut PairState, result: &Result<Finished, RunError>) {
         let Ok(finished) = result else { return };
+        // Another run may be the one that remembers now.
+        if matches!(self.stop.reason(), Some(StopReason::LockLost(_))) {
+            return;
+        }
         let failed = finished.status == Status::Failed;
         // A decision that could not be carried out leaves its conflict open.
         let told = if self.job.only.is_some() { finished.status == Status::Success } else { !failed };

@@ -179,7 +179,7 @@ pub(crate) enum AuditMd5 {
 }
 
 /// Says how the pair is locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lock {
     /// By what.
     pub(crate) kind: LockKind,
@@ -189,6 +189,12 @@ pub(crate) struct Lock {
     pub(crate) ttl: Duration,
     /// Whether a lock of another is a success (exit code 0).
     pub(crate) skip_if_locked: bool,
+    /// The kubeconfig; absent: the pod's service account, `KUBECONFIG` or that of the home directory.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context in it; absent: the current one.
+    pub(crate) kube_context: Option<String>,
+    /// The namespace of the Lease; absent: the pod's or the context's.
+    pub(crate) namespace: Option<String>,
 }
 
 /// Says by what a pair is locked (`--lock`).

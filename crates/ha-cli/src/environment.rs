@@ -44,6 +44,9 @@ variables! {
     COMPLETION_INDEX = "JOB_COMPLETION_INDEX": "which of its `--shards` a run works on; set in every pod of an Indexed Job";
     HOSTNAME = "HOSTNAME": "the name under which a lock is held when `POD_NAME` is not set";
     KUBERNETES = "KUBERNETES_SERVICE_HOST": "set in every pod: `--lock auto` means a Lease then";
+    KUBERNETES_PORT = "KUBERNETES_SERVICE_PORT": "with `KUBERNETES_SERVICE_HOST` the address of the API server in a pod";
+    KUBECONFIG = "KUBECONFIG": "files that tell how to reach a cluster, separated by `:`, when `--kubeconfig` is not given";
+    HTTPS_PROXY = "HTTPS_PROXY": "the proxy to an API server outside of a pod, also as `https_proxy`; the exceptions are in `NO_PROXY`";
     NO_COLOR = "NO_COLOR": "no colour anywhere, whatever its value";
     CLICOLOR_FORCE = "CLICOLOR_FORCE": "colour although stderr is no terminal, unless it is `0` or `NO_COLOR` is set";
     TERM = "TERM": "`dumb` means a terminal without colour and without a progress bar";

@@ -5,10 +5,12 @@
 //! - [`loopmount`]: real file systems of a given size, read-only remounts, bind mounts; gone on drop.
 //! - [`tree`]: makes trees, and compares whole trees.
 //! - [`mariadb`]: a real MariaDB server of the test's own; [`wire`]: what else may be at the end of a connection.
+//! - [`kube`]: a Kubernetes API server with etcd, and accounts with few rights.
 //! - [`command`]: runs the real binary in a hermetic environment, also under fault injection.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 pub mod command;
+pub mod kube;
 pub mod limits;
 pub mod longhorn;
 pub mod loopmount;

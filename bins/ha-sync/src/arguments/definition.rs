@@ -300,6 +300,17 @@ pub(crate) struct LockArguments {
     /// Exit with 0, not 4, when another holds the lock
     #[arg(long, help_heading = LOCK)]
     pub(crate) skip_if_locked: bool,
+    /// How to reach the cluster of the Lease
+    ///
+    /// Without it: the service account of the pod, else KUBECONFIG, else ~/.kube/config.
+    #[arg(long, value_name = "FILE", help_heading = LOCK)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", help_heading = LOCK)]
+    pub(crate) kube_context: Option<String>,
+    /// Namespace of the Lease [default: the pod's, or the context's]
+    #[arg(long, value_name = "NAME", help_heading = LOCK)]
+    pub(crate) namespace: Option<String>,
 }
 
 /// What is kept of a run.

@@ -41,8 +41,15 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!((settings.delete, settings.dry_run, settings.output.verbose), (Delete::Off, false, false));
     assert_eq!((settings.safety.max_delete, settings.safety.min_free, settings.walkers), (None, None, None));
     assert_eq!((settings.fsync, settings.audit_md5), (Fsync::Batch, AuditMd5::Auto));
-    let lock =
-        Lock { kind: LockKind::Auto, wait: Duration::ZERO, ttl: Duration::from_secs(3600), skip_if_locked: false };
+    let lock = Lock {
+        kind: LockKind::Auto,
+        wait: Duration::ZERO,
+        ttl: Duration::from_secs(3600),
+        skip_if_locked: false,
+        kubeconfig: None,
+        kube_context: None,
+        namespace: None,
+    };
     assert_eq!(settings.lock, lock);
     assert_eq!((settings.output.format, settings.output.log_format), (OutputFormat::Text, None));
 }

@@ -12,6 +12,7 @@ mod filters;
 mod halts;
 mod kill;
 mod lacking;
+mod lease;
 mod lock;
 mod manifests;
 mod memory;

@@ -1,0 +1,262 @@
+//! The Lease on a real API server: who gets it, how it is given back, and what keeps a late holder from writing.
+#![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ha_testkit::command::{Run, Running};
+use ha_testkit::kube::ControlPlane;
+use ha_testkit::need;
+use ha_testkit::passthrough::{Fault, Operation, Options, Passthrough, Rule};
+use ha_testkit::tree::{Compare, Item, Snapshot, file};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::place::{Place, assert_says};
+
+const ROLE: &str = include_str!("../../../../deploy/base/rbac.yaml");
+
+/// Two roots, a control plane, a namespace of its own, and an account with the shipped Role.
+struct Cluster {
+    place: Place,
+    plane: Arc<ControlPlane>,
+    namespace: String,
+    config: PathBuf,
+}
+
+impl Cluster {
+    fn new(plane: Arc<ControlPlane>, role: &str, source: &[Item], destination: &[Item]) -> Self {
+        let place = Place::new(source, destination);
+        let namespace = plane.namespace();
+        let token = plane.account(&namespace, role);
+        let config = place.path("kubeconfig");
+        std::fs::write(&config, plane.config(&token, &namespace)).unwrap();
+        Self { place, plane, namespace, config }
+    }
+
+    /// As a pod of this name, with a log directory of its own, as on another node.
+    fn pod(&self, name: &str, run: Run) -> Run {
+        let logs = self.place.path(&format!("logs of {name}"));
+        std::fs::create_dir_all(&logs).unwrap();
+        run.arg("--kubeconfig").arg(&self.config).env("POD_NAME", name).arg("--log-dir").arg(logs)
+    }
+
+    fn run(&self, name: &str, words: &[&str]) -> Run {
+        let place = &self.place;
+        let run = place.binary().arg("--src").arg(&place.source).arg("--dest").arg(&place.destination);
+        self.pod(name, run.args(["--pair", "media"]).args(words))
+    }
+
+    fn to(&self, name: &str, mount: &Passthrough, words: &[&str]) -> Run {
+        let run = self.place.binary().arg("--src").arg(&self.place.source).arg("--dest").arg(mount.path());
+        self.pod(name, run.args(["--pair", "media"]).args(words))
+    }
+
+    fn lease(&self) -> Option<Value> {
+        let words = ["-n", &self.namespace, "get", "lease", "ha-sync-media", "-o", "json", "--ignore-not-found"];
+        serde_json::from_str(&self.plane.kubectl(&words)).ok()
+    }
+
+    fn row(&self, name: &str) -> crate::place::Row {
+        let database = self.place.path(&format!("logs of {name}/ha-sync.db"));
+        crate::place::query(&database, "SELECT * FROM sync_iterations ORDER BY id DESC LIMIT 1").pop().unwrap()
+    }
+
+    fn operations(&self, name: &str) -> usize {
+        let database = self.place.path(&format!("logs of {name}/ha-sync.db"));
+        crate::place::query(&database, "SELECT * FROM sync_operations").len()
+    }
+}
+
+fn wait_for(fault: &Fault) {
+    let started = Instant::now();
+    while fault.fired() < 1 {
+        assert!(started.elapsed() < Duration::from_secs(20), "the run did not come so far");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Starts a run that stays in its first copy for this long.
+fn busy(cluster: &Cluster, name: &str, mount: &Passthrough, time: Duration, words: &[&str]) -> Running {
+    let fault = mount.inject(Rule::on(Operation::Create).path_contains(".ha-sync.").delay(time).once());
+    let running = cluster.to(name, mount, words).start();
+    wait_for(&fault);
+    running
+}
+
+#[test]
+fn a_control_plane_is_ready_within_ten_seconds() {
+    let started = Instant::now();
+    let plane = need!(ControlPlane::start());
+    println!("ready after {:.1} s", started.elapsed().as_secs_f64());
+    // A machine that also builds and tests gets three times as long.
+    assert!(started.elapsed() < Duration::from_secs(30));
+    plane.kubectl(&["get", "namespaces"]);
+}
+
+#[test]
+fn a_run_holds_a_lease_and_gives_it_back() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, ROLE, &[file("a", vec![1; 300_000])], &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let mut running = busy(&cluster, "pod-a", &mount, Duration::from_secs(3), &["--lock-ttl", "600"]);
+    let lease = cluster.lease().expect("a Lease");
+    let spec = &lease["spec"];
+    let holder = spec["holderIdentity"].as_str().unwrap().to_owned();
+    assert!(holder.starts_with("pod-a/2"), "{holder}");
+    assert_eq!((spec["leaseDurationSeconds"].as_i64(), spec["leaseTransitions"].as_i64()), (Some(600), Some(0)));
+    let started = Instant::now();
+    let outcome = cluster.run("pod-b", &[]).run();
+    outcome.assert_code(4);
+    assert!(started.elapsed() < Duration::from_secs(2), "at once");
+    assert_says(&outcome, &format!("error: the lock of pair media is held by {holder}\n"));
+    assert_says(
+        &outcome,
+        &format!("caused by: Lease {}/ha-sync-media is held by {holder}, renewed ", cluster.namespace),
+    );
+    let config = cluster.config.display();
+    let line = format!("kubectl --kubeconfig {config} -n {} get lease ha-sync-media -o yaml", cluster.namespace);
+    assert_says(&outcome, &format!("hint: {line}\n"));
+    cluster.run("pod-b", &["--skip-if-locked"]).run().assert_success();
+    assert!(!running.ended_within(Duration::ZERO), "the first one still runs");
+    // Who waits gets it as soon as it is given back.
+    cluster.run("pod-b", &["--lock-wait", "30"]).run().assert_success();
+    running.wait().assert_success();
+    assert!(cluster.lease().is_none(), "deleted");
+    assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
+}
+
+#[test]
+fn a_crash_is_waited_out() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, ROLE, &[file("a", vec![1; 300_000])], &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let running = busy(&cluster, "pod-a", &mount, Duration::from_millis(300), &["--lock-ttl", "4"]);
+    running.kill();
+    running.wait();
+    let killed = Instant::now();
+    drop(mount);
+    cluster.run("pod-b", &[]).run().assert_code(4);
+    // One that was not there before takes over at its first look: only the server's clock tells it.
+    std::thread::sleep(Duration::from_secs(8).saturating_sub(killed.elapsed()));
+    cluster.run("pod-c", &[]).run().assert_success();
+    assert_eq!(cluster.row("pod-c").number("lease_transitions"), 1);
+    let content = |root: &std::path::Path| std::fs::read(root.join("a")).unwrap();
+    assert!(content(&cluster.place.source) == content(&cluster.place.destination));
+    // One that waits takes over when the time is over, not before.
+    cluster.plane.apply(&cluster.namespace, &left_behind("pod-x/1", 5));
+    let started = Instant::now();
+    cluster.run("pod-d", &["--lock-wait", "30"]).run().assert_success();
+    let waited = started.elapsed();
+    assert!((4.0..15.0).contains(&waited.as_secs_f64()), "waited {waited:?}");
+}
+
+/// A Lease whose holder's clock is far ahead: nobody may believe it.
+fn left_behind(holder: &str, seconds: u32) -> String {
+    format!(
+        "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: ha-sync-media}}\nspec:\n  \
+         holderIdentity: {holder}\n  leaseDurationSeconds: {seconds}\n  leaseTransitions: 3\n  \
+         renewTime: \"2099-01-01T00:00:00.000000Z\"\n"
+    )
+}
+
+#[test]
+fn a_frozen_holder_writes_nothing_after_another_took_over() {
+    let plane = need!(ControlPlane::shared());
+    let files: Vec<Item> = (0..40).map(|number| file(format!("f{number:02}"), vec![number; 200_000])).collect();
+    let cluster = Cluster::new(plane, ROLE, &files, &[file("f00", "old").mtime(1)]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    // Every thread is in the middle of something.
+    let slow = mount.inject(Rule::on(Operation::Write).path_contains(".ha-sync.").delay(Duration::from_millis(30)));
+    let words = ["--lock-ttl", "4", "--fsync", "off"];
+    let first = cluster.to("pod-a", &mount, &words).start();
+    wait_for(&slow);
+    std::thread::sleep(Duration::from_millis(200));
+    first.signal(Signal::STOP);
+    let frozen = Instant::now();
+    mount.clear();
+    let second = cluster.run("pod-b", &["--lock-wait", "30", "--lock-ttl", "600"]).run();
+    second.assert_success();
+    assert!(frozen.elapsed() > Duration::from_secs(4), "the time to live was waited out");
+    assert_eq!(cluster.row("pod-b").number("lease_transitions"), 1);
+    let untouched = Compare::untouched();
+    let before = Snapshot::with(&cluster.place.destination, &untouched);
+    first.signal(Signal::CONT);
+    let outcome = first.wait();
+    outcome.assert_code(1);
+    assert_says(&outcome, "lock lost: Lease ");
+    before.assert_same(&Snapshot::with(&cluster.place.destination, &untouched));
+    let row = cluster.row("pod-a");
+    assert_eq!(row.text("status"), "failed");
+    assert!(row.text("error_message").starts_with("lock lost: Lease "), "{}", row.text("error_message"));
+    assert!(cluster.operations("pod-a") < 40, "it was in the middle");
+}
+
+#[test]
+fn a_run_that_loses_the_api_server_stops_and_keeps_its_log() {
+    let plane = Arc::new(need!(ControlPlane::start()));
+    let files: Vec<Item> = (0..200).map(|number| file(format!("f{number:03}"), vec![1; 150_000])).collect();
+    let cluster = Cluster::new(plane, ROLE, &files, &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let slow = mount.inject(Rule::on(Operation::Write).path_contains(".ha-sync.").delay(Duration::from_millis(100)));
+    let running = cluster.to("pod-a", &mount, &["--lock-ttl", "6", "--workers", "1"]).start();
+    wait_for(&slow);
+    cluster.plane.freeze();
+    let frozen = Instant::now();
+    let outcome = running.wait();
+    cluster.plane.thaw();
+    outcome.assert_code(1);
+    assert_says(&outcome, "error: lock lost: Lease ");
+    assert_says(&outcome, "no answer within");
+    assert!(frozen.elapsed() < Duration::from_secs(25), "{:?}", frozen.elapsed());
+    let row = cluster.row("pod-a");
+    assert_eq!(row.text("status"), "failed");
+    let done = cluster.operations("pod-a");
+    assert!((1..200).contains(&done), "{done} operations are on record");
+    drop(mount);
+    cluster.place.assert_no_temporary_files();
+}
+
+#[test]
+fn a_lease_that_is_deleted_by_hand_stops_its_holder() {
+    let plane = need!(ControlPlane::shared());
+    let files: Vec<Item> = (0..200).map(|number| file(format!("f{number:03}"), vec![1; 150_000])).collect();
+    let cluster = Cluster::new(plane, ROLE, &files, &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let slow = mount.inject(Rule::on(Operation::Write).path_contains(".ha-sync.").delay(Duration::from_millis(100)));
+    let running = cluster.to("pod-a", &mount, &["--lock-ttl", "9", "--workers", "1"]).start();
+    wait_for(&slow);
+    cluster.plane.kubectl(&["-n", &cluster.namespace, "delete", "lease", "ha-sync-media"]);
+    let outcome = running.wait();
+    outcome.assert_code(1);
+    assert_says(&outcome, &format!("lock lost: Lease {}/ha-sync-media: it was deleted", cluster.namespace));
+}
+
+#[test]
+fn a_missing_verb_is_named() {
+    let plane = need!(ControlPlane::shared());
+    for verb in ["get", "create", "update", "delete"] {
+        let role = ROLE.replace("verbs: [get, create, update, delete]", "verbs: [VERBS]");
+        let rest = ["get", "create", "update", "delete"].into_iter().filter(|other| *other != verb);
+        let role = role.replace("VERBS", &rest.collect::<Vec<_>>().join(", "));
+        let cluster = Cluster::new(Arc::clone(&plane), &role, &[file("a", "content")], &[]);
+        let outcome = cluster.run("pod-a", &[]).run();
+        let lease = format!("{}/ha-sync-media", cluster.namespace);
+        let says = format!(
+            "failed to {verb} Lease {lease}: this account lacks the verb {verb} on leases.coordination.k8s.io (403)"
+        );
+        assert_says(&outcome, &says);
+        if verb == "delete" {
+            // The work is done by then, and the next run need not wait.
+            outcome.assert_success();
+            assert_eq!(cluster.lease().expect("it stays")["spec"]["holderIdentity"].as_str().unwrap_or(""), "");
+            cluster.run("pod-b", &[]).run().assert_success();
+            continue;
+        }
+        outcome.assert_code(1);
+        assert_says(&outcome, &format!("auth can-i {verb} leases.coordination.k8s.io"));
+        assert!(cluster.lease().is_none(), "nothing is left");
+        assert!(!cluster.place.destination.join("a").exists());
+    }
+}
