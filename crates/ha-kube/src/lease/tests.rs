@@ -160,7 +160,7 @@ impl World {
 
     /// A process does what is due: looks when it has nothing, renews what it has.
     fn act(&mut self, index: usize) {
-        if self.processes[index].dead {
+        if self.processes[index].dead || self.processes[index].waiting_for.is_some() {
             return;
         }
         match self.processes[index].held {
@@ -263,6 +263,8 @@ enum Step {
     LoseRequest(usize),
     Receive(usize),
     LoseAnswer(usize),
+    /// It does not wait for the answer any longer; the request may still arrive.
+    GiveUp(usize),
     Die(usize),
     /// Somebody deletes the Lease of a holder that is dead or late, as docs/lock.md says.
     DeleteStale,
@@ -270,13 +272,14 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (1_u64..5_000).prop_map(Step::Pass),
+        5 => (1_u64..3_000).prop_map(Step::Pass),
         1 => (5_000_u64..30_000).prop_map(Step::Pass),
         8 => (0_usize..3).prop_map(Step::Act),
         10 => (0_usize..4).prop_map(Step::Deliver),
         1 => (0_usize..4).prop_map(Step::LoseRequest),
         10 => (0_usize..4).prop_map(Step::Receive),
         1 => (0_usize..4).prop_map(Step::LoseAnswer),
+        1 => (0_usize..3).prop_map(Step::GiveUp),
         1 => (0_usize..3).prop_map(Step::Die),
         1 => Just(Step::DeleteStale),
     ];
@@ -301,10 +304,18 @@ proptest! {
                     let index = index % world.processes.len();
                     world.act(index);
                 }
-                Step::Deliver(which) if which < world.flights.len() => world.deliver(which),
-                Step::LoseRequest(which) if which < world.flights.len() => drop(world.flights.remove(which)),
-                Step::Receive(which) if which < world.answers.len() => world.receive(which),
-                Step::LoseAnswer(which) if which < world.answers.len() => drop(world.answers.remove(which)),
+                Step::Deliver(which) if !world.flights.is_empty() => world.deliver(which % world.flights.len()),
+                Step::LoseRequest(which) if !world.flights.is_empty() => {
+                    world.flights.remove(which % world.flights.len());
+                }
+                Step::Receive(which) if !world.answers.is_empty() => world.receive(which % world.answers.len()),
+                Step::LoseAnswer(which) if !world.answers.is_empty() => {
+                    world.answers.remove(which % world.answers.len());
+                }
+                Step::GiveUp(index) => {
+                    let index = index % world.processes.len();
+                    world.processes[index].waiting_for = None;
+                }
                 Step::Die(index) => {
                     let index = index % world.processes.len();
                     world.processes[index].dead = true;
