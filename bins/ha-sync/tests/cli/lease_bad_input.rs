@@ -115,7 +115,7 @@ fn a_real_server_refuses() {
              caused by: leases.coordination.k8s.io \"ha-sync-media\" is forbidden: User \
              \"system:serviceaccount:{namespace}:ha-sync\" cannot get resource \"leases\" in API group \
              \"coordination.k8s.io\" in the namespace \"{namespace}\"\n\
-             hint: a Role with the verbs get, create, update and delete on leases is in docs/lock.md\n\
+             hint: a Role with the verbs get, create, update and delete on leases is in deploy/base/rbac.yaml\n\
              hint: kubectl --kubeconfig CONFIG -n {namespace} auth can-i get leases.coordination.k8s.io\n"
         ),
     );
