@@ -263,3 +263,36 @@ fn a_missing_verb_is_named() {
         assert!(!cluster.place.destination.join("a").exists());
     }
 }
+
+#[test]
+fn a_pod_uses_its_service_account() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: a mount namespace needs root");
+        return;
+    }
+    let plane = need!(ControlPlane::shared());
+    let unshare = need!(ha_testkit::loopmount::need_tool("unshare"));
+    let place = Place::new(&[file("a", "content")], &[]);
+    let namespace = plane.namespace();
+    std::fs::write(place.path("token"), plane.account(&namespace, &role())).unwrap();
+    std::fs::write(place.path("namespace"), &namespace).unwrap();
+    std::fs::copy(plane.authority(), place.path("ca.crt")).unwrap();
+    // The kubelet puts them there; in a mount namespace nobody else sees it.
+    let script = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount \
+                  && cp token namespace ca.crt /run/secrets/kubernetes.io/serviceaccount/ && exec \"$@\"";
+    let run = || {
+        let run = place.environment.command(&unshare).args(["--mount", "sh", "-c", script, "pod"]);
+        let run = run.arg(env!("CARGO_BIN_EXE_ha-sync")).arg("--src").arg(&place.source).arg("--dest");
+        let run = run.arg(&place.destination).args(["--pair", "media", "--log-dir"]).arg(place.environment.log_dir());
+        run.env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            .env("KUBERNETES_SERVICE_PORT", plane.port().to_string())
+            .env("POD_NAME", "pod-a")
+    };
+    plane.apply(&namespace, &left_behind("pod-x/1", 600));
+    let outcome = run().run();
+    outcome.assert_code(4);
+    assert_says(&outcome, &format!("caused by: Lease {namespace}/ha-sync-media is held by pod-x/1, renewed "));
+    plane.kubectl(&["-n", &namespace, "delete", "lease", "ha-sync-media"]);
+    run().run().assert_success();
+    assert_eq!(place.last().number("lease_transitions"), 0);
+}
