@@ -149,7 +149,7 @@ fn explain(settings: &Settings, error: &LeaseError) -> Failure {
         LeaseError::Api(ApiError::Forbidden { verb, lease, .. }) => {
             let namespace = lease.split('/').next().unwrap_or_default();
             failure(FailureKind::Failed)
-                .hint("a Role with the verbs get, create, update and delete on leases is in docs/lock.md")
+                .hint("a Role with the verbs get, create, update and delete on leases is in deploy/base/rbac.yaml")
                 .hint(format!(
                     "{} -n {namespace} auth can-i {verb} leases.coordination.k8s.io",
                     kubectl(&settings.lock)

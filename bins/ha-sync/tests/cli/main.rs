@@ -13,6 +13,7 @@ mod halts;
 mod kill;
 mod lacking;
 mod lease;
+mod lease_bad_input;
 mod lock;
 mod manifests;
 mod memory;
