@@ -194,6 +194,9 @@ pub(crate) struct MergeArguments {
     /// Replace an image that is there
     #[arg(long)]
     pub(crate) force: bool,
+    /// Make what is written durable after so much data, so that a killed merge can go on there
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    pub(crate) checkpoint: u64,
     /// Say what would be done, write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

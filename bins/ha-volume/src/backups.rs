@@ -217,6 +217,7 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
         format: (*output_format).into(),
         sha256: *sha256,
         force: *force,
+        checkpoint: merge::CHECKPOINT,
         source: Source {
             directory: format!("{place}: backup {name} of {volume}"),
             chain: Vec::new(),
@@ -229,17 +230,17 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
     let work = Work::begin("restoring", outputs.format == OutputFormat::Json)?;
     let made = merge::make(&mut image, &outputs, &making, &work)?;
     work.end();
-    let (blocks_sha256, whole) = match &made {
-        Made::File(done) => (&done.marker.blocks_sha256, &done.marker.sha256),
-        Made::Passed(hashes) => (&hashes.blocks_sha256, &hashes.sha256),
+    let (blocks_blake3, whole) = match &made {
+        Made::File(done) => (&done.marker.blocks_blake3, &done.marker.sha256),
+        Made::Passed(hashes) => (&hashes.blocks_blake3, &hashes.sha256),
     };
     outputs.print(&match outputs.format {
         OutputFormat::Json => json_line(&json!({
             "image": printable_path(&outputs.image), "volume": volume, "backup": name, "size": image.size(),
-            "blocks_sha256": blocks_sha256, "sha256": whole, "finished": created,
+            "blocks_blake3": blocks_blake3, "sha256": whole, "finished": created,
         })),
         OutputFormat::Text => format!(
-            "{}: {} ({} bytes), backup {name} of {volume}, finished {created}\nblocks sha256 {blocks_sha256}\n",
+            "{}: {} ({} bytes), backup {name} of {volume}, finished {created}\nblocks blake3 {blocks_blake3}\n",
             printable_path(&outputs.image),
             human_bytes(image.size()),
             grouped(image.size()),

@@ -27,6 +27,7 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         format: merging::Format::Raw,
         sha256: false,
         force: false,
+        checkpoint: merge::CHECKPOINT,
         source: opened.source.clone(),
         ambiguous: None,
     };

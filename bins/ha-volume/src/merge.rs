@@ -63,11 +63,15 @@ impl Outputs {
     }
 }
 
+/// After so much data an image is made durable where nothing else is asked for.
+pub(crate) const CHECKPOINT: u64 = 1 << 30;
+
 /// Is how an image is to be made.
 pub(crate) struct Making {
     pub(crate) format: Format,
     pub(crate) sha256: bool,
     pub(crate) force: bool,
+    pub(crate) checkpoint: u64,
     pub(crate) source: Source,
     /// Counted beforehand, for a best effort.
     pub(crate) ambiguous: Option<u64>,
@@ -90,8 +94,18 @@ impl From<ImageFormat> for Format {
 
 pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
     // Everything is named, so that a new flag cannot be forgotten here.
-    let MergeArguments { source_path, output, output_format, expect_size, sha256, force, dry_run, quiet, source } =
-        arguments;
+    let MergeArguments {
+        source_path,
+        output,
+        output_format,
+        expect_size,
+        sha256,
+        force,
+        checkpoint,
+        dry_run,
+        quiet,
+        source,
+    } = arguments;
     let outputs = Outputs::of(output)?;
     let mut opened = source::open(source_path, source)?;
     let size = opened.image.size();
@@ -111,6 +125,7 @@ pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
         format: (*output_format).into(),
         sha256: *sha256,
         force: *force,
+        checkpoint: *checkpoint,
         source: opened.source.clone(),
         ambiguous,
     };
@@ -174,6 +189,7 @@ pub(crate) fn make(image: &mut dyn Image, outputs: &Outputs, making: &Making, wo
             format: making.format,
             whole_hash: making.sha256,
             replace: making.force,
+            checkpoint: making.checkpoint,
             source: making.source.clone(),
         };
         merge::to_file(image, path, &order, work, &|_| making.ambiguous).map(Made::File)
@@ -213,7 +229,7 @@ fn summary(outputs: &Outputs, opened: &Opened, making: &Making, made: &Made, siz
     let (hashes, done) = match made {
         Made::File(done) => (
             Hashes {
-                blocks_sha256: done.marker.blocks_sha256.clone(),
+                blocks_blake3: done.marker.blocks_blake3.clone(),
                 sha256: done.marker.sha256.clone(),
                 data_bytes: done.marker.data_bytes,
             },
@@ -228,7 +244,7 @@ fn summary(outputs: &Outputs, opened: &Opened, making: &Making, made: &Made, siz
             "marker": marker,
             "size": size,
             "data_bytes": hashes.data_bytes,
-            "blocks_sha256": hashes.blocks_sha256,
+            "blocks_blake3": hashes.blocks_blake3,
             "sha256": hashes.sha256,
             "source": making.source,
             "best_effort": making.source.best_effort,
@@ -251,7 +267,7 @@ fn summary(outputs: &Outputs, opened: &Opened, making: &Making, made: &Made, siz
             if let Some(sum) = &hashes.sha256 {
                 lines.push(format!("sha256 {sum}"));
             }
-            lines.push(format!("blocks sha256 {}", hashes.blocks_sha256));
+            lines.push(format!("blocks blake3 {}", hashes.blocks_blake3));
             if let Some(done) = done.filter(|done| done.was_there || done.resumed_at > 0) {
                 lines.push(match done.was_there {
                     true => "it was there already, whole".to_owned(),

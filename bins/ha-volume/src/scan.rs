@@ -118,16 +118,28 @@ fn text(disks: &[Disk], ranked: &[(Row, Place)]) -> Result<String, Failure> {
                 && one.close
                 && other.close
             {
-                text.push_str(&format!(
-                    "  the first two are close, look at how they differ: ha-volume compare {} {}\n",
-                    named(first),
-                    named(second)
-                ));
+                text.push_str(&side_by_side(first, second));
             }
         }
         let _ = place;
     }
     Ok(text)
+}
+
+/// Says how two candidates are compared that only times or evidence set apart.
+fn side_by_side(first: &Row, second: &Row) -> String {
+    let mut text = "  the first two are close, look at how they differ:\n".to_owned();
+    let mut words = Vec::new();
+    for (row, copy) in [(first, "FIRST"), (second, "SECOND")] {
+        match row.host {
+            Some(_) => {
+                text.push_str(&format!("    ha-volume copy {} {copy}\n", named(row)));
+                words.push(copy.to_owned());
+            }
+            None => words.push(named(row)),
+        }
+    }
+    text + &format!("    ha-volume compare {}\n", words.join(" "))
 }
 
 fn named(row: &Row) -> String {

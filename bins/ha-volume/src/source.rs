@@ -132,6 +132,7 @@ fn open_replica(path: &Path, arguments: &SourceArguments) -> Result<Opened, Fail
 
 /// Returns what halts.
 fn damage<'a>(findings: &'a [Finding], arguments: &SourceArguments) -> Vec<&'a Finding> {
+    let strays = findings.iter().any(|finding| matches!(finding, Finding::OffChainBroken { .. }));
     let rebuilding = findings.contains(&Finding::Rebuilding);
     let halts = |finding: &&Finding| match finding {
         // The chain that is read is resolved; of a snapshot it is another.
@@ -140,6 +141,7 @@ fn damage<'a>(findings: &'a [Finding], arguments: &SourceArguments) -> Vec<&'a F
         Finding::Densified { .. } | Finding::Sparsified => !arguments.zeros_are_holes,
         // A rebuild that was cut off has a chain that resolves and is wrong.
         Finding::OffChainBroken { .. } => rebuilding,
+        Finding::Rebuilding => strays,
         other => other.severity() == Severity::Damage,
     };
     findings.iter().filter(halts).collect()

@@ -106,6 +106,8 @@ pub struct Order {
     pub whole_hash: bool,
     /// Whether what is there may be replaced.
     pub replace: bool,
+    /// After so many bytes what was written to a raw file is made durable, so that a merge can be taken up there.
+    pub checkpoint: u64,
     /// What it is made from.
     pub source: Source,
 }
@@ -208,7 +210,7 @@ pub fn to_file(
     let size = image.size();
     let hashes = match order.format {
         Format::Raw => {
-            let mut sink = FileSink { file: &part, pending: 0, checkpoint: &mut keep };
+            let mut sink = FileSink { file: &part, pending: 0, every: order.checkpoint, checkpoint: &mut keep };
             drain(image, before, &mut sink, order.whole_hash, watch, path)?
         }
         Format::Qcow2 => {
@@ -222,7 +224,7 @@ pub fn to_file(
         format: order.format,
         size,
         data_bytes: hashes.data_bytes,
-        blocks_sha256: hashes.blocks_sha256,
+        blocks_blake3: hashes.blocks_blake3,
         sha256: hashes.sha256,
         ambiguous_blocks: ambiguous(image),
         source: order.source.clone(),

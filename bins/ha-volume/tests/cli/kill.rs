@@ -42,7 +42,7 @@ fn an_interrupted_merge_goes_on_where_it_was() {
     let replica = large(&place);
     place.run(&["merge", &replica, "-o", "whole.img"]).assert_success();
     let sum = sha256(&place.path("whole.img"));
-    let words = ["merge", replica.as_str(), "-o", "x.img"];
+    let words = ["merge", replica.as_str(), "-o", "x.img", "--checkpoint", "64MiB"];
     // Killed as it notes what is durable for the second time.
     let kill = || Inject::on("rename").signal("KILL").when("2");
     place.command(&words).strace(kill()).run();
@@ -52,7 +52,7 @@ fn an_interrupted_merge_goes_on_where_it_was() {
     assert!(answer["resumed_at"].as_u64().unwrap() > 0, "{answer}");
     assert_eq!(sha256(&place.path("x.img")), sum);
     // Of a source that has changed nothing is taken over.
-    place.command(&["merge", replica.as_str(), "-o", "y.img"]).strace(kill()).run();
+    place.command(&["merge", replica.as_str(), "-o", "y.img", "--checkpoint", "64MiB"]).strace(kill()).run();
     assert!(place.path("y.img.ha-volume.state").exists());
     let head = std::fs::File::options().write(true).open(place.path(&replica).join("volume-head-001.img")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&head, &[1; 4096], 0).unwrap();
@@ -70,7 +70,7 @@ fn killed_at_any_moment() {
     let (image, marker) = (place.path("x.img"), place.path("x.img.ha-volume.json"));
     for format in ["raw", "qcow2"] {
         for round in 0..9_u64 {
-            let words = ["merge", replica.as_str(), "-o", "x.img", "--output-format", format];
+            let words = ["merge", replica.as_str(), "-o", "x.img", "--output-format", format, "--checkpoint", "64MiB"];
             let running = place.command(&words).start();
             std::thread::sleep(Duration::from_millis(round * round * 6));
             running.kill();

@@ -6,6 +6,7 @@ mod copies;
 mod damage;
 mod docs;
 mod files;
+mod golden;
 mod kill;
 mod merging;
 mod readonly;

@@ -91,7 +91,7 @@ fn without_a_revision_close_candidates_are_shown_side_by_side() {
     let outcome = place.run(&["scan", "one", "two"]);
     outcome.assert_success();
     assert!(
-        outcome.stdout.contains("the first two are close, look at how they differ: ha-volume compare two/"),
+        outcome.stdout.contains("the first two are close, look at how they differ:\n    ha-volume compare two/"),
         "{}",
         outcome.stdout
     );

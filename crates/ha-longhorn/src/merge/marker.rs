@@ -41,8 +41,8 @@ pub struct Marker {
     pub size: u64,
     /// Bytes in blocks that are not all zeros.
     pub data_bytes: u64,
-    /// See [`Hashes::blocks_sha256`](super::Hashes::blocks_sha256).
-    pub blocks_sha256: String,
+    /// See [`Hashes::blocks_blake3`](super::Hashes::blocks_blake3).
+    pub blocks_blake3: String,
     /// SHA-256 of the volume's bytes, when asked for.
     pub sha256: Option<String>,
     /// With best effort, on how many blocks the two readings differ.

@@ -1,8 +1,9 @@
-//! Moves the data of an image into a sink: one thread reads and finds zeros, one writes, one hashes. Buffers go
-//! round, so that memory does not follow the size of the image.
+//! Moves the data of an image into a sink: one thread reads, finds zeros and writes, another hashes. Buffers go round,
+//! so that memory does not follow the size of the image.
 
 use std::io;
 
+use blake3::Hasher as Blake3;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
 
@@ -10,10 +11,10 @@ use super::sink::Sink;
 use crate::layered::{BLOCK, Content, Image, ImageError, is_zero};
 use crate::watch::Watch;
 
-/// Is the room of one buffer.
-const BUFFER: usize = 1 << 20;
+/// Is the room of one buffer: what is read is still in the processor's cache when it is written and hashed.
+const BUFFER: usize = 256 << 10;
 /// How many go round.
-const BUFFERS: usize = 12;
+const BUFFERS: usize = 16;
 
 /// Is a stretch of an image inside a buffer.
 #[derive(Debug, Clone, Copy)]
@@ -64,9 +65,9 @@ impl Batch {
 /// Are the hashes of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hashes {
-    /// SHA-256 over each block of 4096 bytes that is not all zeros, in ascending order: its offset as a little-endian
-    /// u64, then its bytes; at the end the size as a little-endian u64.
-    pub blocks_sha256: String,
+    /// A hash over the blocks of 4096 bytes that are not all zeros, in ascending order. BLAKE3 over: the BLAKE3 of their
+    /// bytes, the BLAKE3 of their offsets as little-endian u64, the size of the image as a little-endian u64.
+    pub blocks_blake3: String,
     /// SHA-256 of the whole image, when asked for: time follows the size then, not the data.
     pub sha256: Option<String>,
     /// Bytes in blocks that are not all zeros.
@@ -75,7 +76,9 @@ pub struct Hashes {
 
 /// Hashes an image as its data come by.
 pub(super) struct Hasher {
-    blocks: Sha256,
+    /// Apart from the offsets, so that it is fed in long pieces, of which it hashes many parts at once.
+    bytes: Blake3,
+    offsets: Blake3,
     whole: Option<Sha256>,
     position: u64,
     data_bytes: u64,
@@ -83,15 +86,16 @@ pub(super) struct Hasher {
 
 impl Hasher {
     pub(super) fn new(whole: bool) -> Self {
-        Self { blocks: Sha256::new(), whole: whole.then(Sha256::new), position: 0, data_bytes: 0 }
+        let whole = whole.then(Sha256::new);
+        Self { bytes: Blake3::new(), offsets: Blake3::new(), whole, position: 0, data_bytes: 0 }
     }
 
     fn batch(&mut self, batch: &Batch) {
         let done: Result<(), std::convert::Infallible> = batch.stretches(|position, bytes| {
-            for (index, block) in bytes.chunks(BLOCK as usize).enumerate() {
-                self.blocks.update((position + index as u64 * BLOCK).to_le_bytes());
-                self.blocks.update(block);
+            for index in 0..bytes.len().div_ceil(BLOCK as usize) as u64 {
+                self.offsets.update(&(position + index * BLOCK).to_le_bytes());
             }
+            self.bytes.update(bytes);
             self.zeros(position);
             if let Some(whole) = &mut self.whole {
                 whole.update(bytes);
@@ -118,9 +122,12 @@ impl Hasher {
 
     pub(super) fn finish(mut self, size: u64) -> Hashes {
         self.zeros(size);
-        self.blocks.update(size.to_le_bytes());
+        let mut blocks = Blake3::new();
+        blocks.update(self.bytes.finalize().as_bytes());
+        blocks.update(self.offsets.finalize().as_bytes());
+        blocks.update(&size.to_le_bytes());
         Hashes {
-            blocks_sha256: hex(&self.blocks.finalize()),
+            blocks_blake3: blocks.finalize().to_string(),
             sha256: self.whole.map(|whole| hex(&whole.finalize())),
             data_bytes: self.data_bytes,
         }
@@ -149,9 +156,7 @@ pub(super) fn run(
     watch: &dyn Watch,
 ) -> Result<Hashes, Broken> {
     let size = image.size();
-    let done = part.as_ref().map_or(0, |(_, done)| *done);
-    let (to_writer, from_reader) = bounded::<Batch>(BUFFERS);
-    let (to_hasher, from_writer) = bounded::<Batch>(BUFFERS);
+    let (to_hasher, from_reader) = bounded::<Batch>(BUFFERS);
     let (to_reader, recycled) = bounded::<Batch>(BUFFERS);
     for _ in 0..BUFFERS {
         let _ = to_reader.send(Batch::default());
@@ -159,112 +164,97 @@ pub(super) fn run(
     std::thread::scope(|scope| {
         let hasher = scope.spawn(move || {
             let mut hasher = Hasher::new(whole_hash);
-            for batch in from_writer {
+            for batch in from_reader {
                 hasher.batch(&batch);
                 let _ = to_reader.send(batch);
             }
             hasher
         });
-        let writer = scope.spawn(move || write(&from_reader, to_hasher, sink, done, size, watch));
-        let mut read = Ok(());
-        if let Some((part, done)) = part {
-            read = feed(part, 0, done.min(size), &recycled, &to_writer, watch);
+        let feed = Feed { recycled: &recycled, onwards: &to_hasher, watch };
+        let mut done = 0;
+        let mut moved = Ok(());
+        if let Some((part, until)) = part {
+            done = until.min(size);
+            moved = feed.move_data(part, 0, done, None);
         }
-        read = read.and_then(|()| feed(image, done, size, &recycled, &to_writer, watch));
-        drop(to_writer);
-        let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
-        drop(recycled);
-        let hasher = hasher.join();
-        // A sink that fails ends the reader too; its error is the cause.
-        written.map_err(Broken::Write)?;
-        match read {
-            Ok(()) => {}
-            Err(Some(error)) => return Err(Broken::Read(error)),
-            Err(None) => return Err(Broken::Stopped),
-        }
-        let hasher = hasher.map_err(|_| Broken::Write(io::Error::other("the hasher panicked")))?;
-        Ok(hasher.finish(size))
+        let moved = moved.and_then(|()| feed.move_data(image, done, size, Some(sink)));
+        drop(to_hasher);
+        let hasher = hasher.join().map_err(|_| Broken::Write(io::Error::other("the hasher panicked")));
+        moved?;
+        Ok(hasher?.finish(size))
     })
 }
 
-fn write(
-    batches: &Receiver<Batch>,
-    onwards: Sender<Batch>,
-    sink: &mut dyn Sink,
-    done: u64,
-    size: u64,
-    watch: &dyn Watch,
-) -> io::Result<()> {
-    let mut end = 0;
-    for batch in batches {
-        end = batch.end();
-        // A batch lies on one side of the seam.
-        if end > done {
-            batch.stretches(|position, bytes| sink.data(position, bytes))?;
-            sink.reached(end)?;
-        }
-        watch.advance(batch.bytes.len() as u64);
-        if onwards.send(batch).is_err() {
-            return Err(io::Error::other("the hasher ended early"));
-        }
-    }
-    let _ = (end, size);
-    Ok(())
+/// Is what moves data from an image to a sink and to the hasher.
+struct Feed<'a> {
+    recycled: &'a Receiver<Batch>,
+    onwards: &'a Sender<Batch>,
+    watch: &'a dyn Watch,
 }
 
-/// Sends the data of `[from, to)`, whole blocks of it. The error is nothing when it was stopped.
-fn feed(
-    image: &mut dyn Image,
-    from: u64,
-    to: u64,
-    recycled: &Receiver<Batch>,
-    onwards: &Sender<Batch>,
-    watch: &dyn Watch,
-) -> Result<(), Option<ImageError>> {
-    let mut position = from;
-    let mut batch: Option<Batch> = None;
-    while position < to {
-        if watch.stopped() {
-            return Err(None);
-        }
-        let piece = image.piece_at(position).map_err(Some)?;
-        if piece.content != Content::Data {
-            // A block that is a hole only in its first part is read with what follows it.
-            position = if piece.end >= to { to } else { (piece.end - piece.end % BLOCK).max(position) };
-            if piece.end % BLOCK == 0 || piece.end >= to {
-                continue;
+impl Feed<'_> {
+    /// Moves the data of `[from, to)`, whole blocks of it. Without a sink they are hashed only.
+    fn move_data(
+        &self,
+        image: &mut dyn Image,
+        from: u64,
+        to: u64,
+        mut sink: Option<&mut dyn Sink>,
+    ) -> Result<(), Broken> {
+        let mut position = from;
+        let mut batch: Option<Batch> = None;
+        while position < to {
+            if self.watch.stopped() {
+                return Err(Broken::Stopped);
             }
-        }
-        let end = piece.end.max(position + 1).next_multiple_of(BLOCK).min(to);
-        while position < end {
-            let current = match &mut batch {
-                Some(batch) => batch,
-                none => {
-                    let mut empty = recycled.recv().map_err(|_| None)?;
-                    empty.runs.clear();
-                    empty.bytes.clear();
-                    empty.zero.clear();
-                    none.insert(empty)
+            let piece = image.piece_at(position).map_err(Broken::Read)?;
+            if piece.content != Content::Data {
+                // A block that is a hole only in its first part is read with what follows it.
+                position = if piece.end >= to { to } else { (piece.end - piece.end % BLOCK).max(position) };
+                if piece.end % BLOCK == 0 || piece.end >= to {
+                    continue;
                 }
-            };
-            let room = BUFFER - current.bytes.len();
-            let length = usize::try_from(end - position).unwrap_or(usize::MAX).min(room);
-            let offset = current.bytes.len();
-            current.bytes.resize(offset + length, 0);
-            image.read_at(position, &mut current.bytes[offset..]).map_err(Some)?;
-            current.zero.extend(current.bytes[offset..].chunks(BLOCK as usize).map(is_zero));
-            current.runs.push(Run { position, offset, length });
-            position += length as u64;
-            if current.bytes.len() >= BUFFER
-                && let Some(full) = batch.take()
-                && onwards.send(full).is_err()
-            {
-                return Ok(());
+            }
+            let end = piece.end.max(position + 1).next_multiple_of(BLOCK).min(to);
+            while position < end {
+                let mut current = match batch.take() {
+                    Some(batch) => batch,
+                    None => self.empty()?,
+                };
+                let offset = current.bytes.len();
+                let length = usize::try_from(end - position).unwrap_or(usize::MAX).min(BUFFER - offset);
+                current.bytes.resize(offset + length, 0);
+                image.read_at(position, &mut current.bytes[offset..]).map_err(Broken::Read)?;
+                current.zero.extend(current.bytes[offset..].chunks(BLOCK as usize).map(is_zero));
+                current.runs.push(Run { position, offset, length });
+                position += length as u64;
+                if current.bytes.len() >= BUFFER {
+                    self.pass(current, &mut sink)?;
+                } else {
+                    batch = Some(current);
+                }
             }
         }
+        batch.map_or(Ok(()), |last| self.pass(last, &mut sink))
     }
-    if let Some(last) = batch {
-        let _ = onwards.send(last);
+
+    fn empty(&self) -> Result<Batch, Broken> {
+        let gone = |_| Broken::Write(io::Error::other("the hasher ended early"));
+        let mut batch = self.recycled.recv().map_err(gone)?;
+        batch.runs.clear();
+        batch.bytes.clear();
+        batch.zero.clear();
+        Ok(batch)
     }
-    Ok(())
+
+    /// Writes a batch and hands it to the hasher.
+    fn pass(&self, batch: Batch, sink: &mut Option<&mut dyn Sink>) -> Result<(), Broken> {
+        if let Some(sink) = sink {
+            batch.stretches(|position, bytes| sink.data(position, bytes)).map_err(Broken::Write)?;
+            sink.reached(batch.end()).map_err(Broken::Write)?;
+        }
+        self.watch.advance(batch.bytes.len() as u64);
+        let gone = |_| Broken::Write(io::Error::other("the hasher ended early"));
+        self.onwards.send(batch).map_err(gone)
+    }
 }

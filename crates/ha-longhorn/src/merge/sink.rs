@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::qcow2::{Qcow2Writer, Target};
 
 /// Takes the data of an image in ascending order; what is not given is zeros.
-pub(super) trait Sink: Send {
+pub(super) trait Sink {
     /// Takes bytes; neither they nor what lies between them and those before has anything else.
     fn data(&mut self, position: u64, bytes: &[u8]) -> io::Result<()>;
     /// Hears that all below `position` was given.
@@ -19,15 +19,14 @@ pub(super) trait Sink: Send {
     fn finish(&mut self, size: u64) -> io::Result<()>;
 }
 
-/// Data that may wait between two checkpoints; a resumed merge writes no more again.
-const CHECKPOINT: u64 = 128 << 20;
-
 /// Is a new file whose holes are zeros.
 pub(super) struct FileSink<'a> {
     pub(super) file: &'a File,
     pub(super) pending: u64,
+    /// Data that may wait between two checkpoints; a merge that is taken up writes no more than that again.
+    pub(super) every: u64,
     /// Is told what is durable.
-    pub(super) checkpoint: &'a mut (dyn FnMut(u64) -> io::Result<()> + Send),
+    pub(super) checkpoint: &'a mut dyn FnMut(u64) -> io::Result<()>,
 }
 
 impl Sink for FileSink<'_> {
@@ -37,7 +36,7 @@ impl Sink for FileSink<'_> {
     }
 
     fn reached(&mut self, position: u64) -> io::Result<()> {
-        if self.pending >= CHECKPOINT {
+        if self.pending >= self.every {
             self.file.sync_data()?;
             (self.checkpoint)(position)?;
             self.pending = 0;
