@@ -130,7 +130,7 @@ fn boxed<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Futu
 /// Is a connection for the questions of one request.
 #[derive(Debug)]
 pub struct Session {
-    /// Absent after a question that was not answered to its end.
+    /// Absent after a question that was not answered, or not to its end.
     database: Option<Database>,
     since: Instant,
     shared: Arc<Shared>,
@@ -247,7 +247,7 @@ pub struct Page<T, C> {
 /// Questions that a list of paths takes at most.
 const MOST_LOOKS: usize = 4;
 /// Operations that one question with a path looks at: an index cannot help there.
-const LOOKED_AT: u32 = 20_000;
+const LOOKED_AT: u32 = 5_000;
 
 impl Session {
     /// Asks, and makes values of the rows.
@@ -264,26 +264,15 @@ impl Session {
         let (sql, values) = statement.into_parts();
         let fetched = timeout(*patience, boxed(database.fetch(sql, &values))).await.map_err(|_| slow())?;
         let rows = fetched.and_then(|rows| rows.into_iter().map(read).collect());
-        let named = database.named(step, rows);
+        // One that has failed is not kept either: it remembers for a while that its server was away, which spares a run
+        // many waits, but would hide from a page that the server is back.
+        let rows = database.named(step, rows)?;
         self.database = Some(database);
-        Ok(named?)
+        Ok(rows)
     }
 
     fn dialect(&self) -> Dialect {
         self.database.as_ref().map_or(Dialect::Sqlite, Database::dialect)
-    }
-
-    /// Asks for one row of two numbers.
-    async fn extent(
-        &mut self,
-        step: &'static str,
-        statement: Statement,
-    ) -> Result<(Option<i64>, Option<i64>), ReadError> {
-        let numbers = |mut row: Row| {
-            let number = |row: &mut Row| database::number_if_any("extent", row);
-            Ok((number(&mut row)?, number(&mut row)?))
-        };
-        Ok(self.ask(step, statement, numbers).await?.pop().unwrap_or_default())
     }
 
     /// Lists every pair and direction that has ever run.
@@ -349,73 +338,79 @@ impl Session {
     /// failures among a million operations are found at once. A path is looked for in a bounded number of rows.
     pub async fn operations(&mut self, filter: &OperationFilter) -> Result<Page<OperationRow, i64>, ReadError> {
         let OperationFilter { iteration_id, status, operation, path, after, limit } = filter;
-        let looked_at = if path.is_some() { LOOKED_AT.max(*limit) } else { *limit };
-        let inner = if status.is_none() && operation.is_none() {
-            Statement::new("SELECT ")
-                .append(Statement::new(OPERATION))
-                .push("FROM sync_operations WHERE iteration_id = ?")
+        let step = "read operations";
+        if let Some(path) = path {
+            return self.operations_with(filter, path).await;
+        }
+        let statement = if status.is_none() && operation.is_none() {
+            Statement::new("SELECT")
+                .push(OPERATION)
+                .push("FROM sync_operations WHERE iteration_id = ? AND seq > ? ORDER BY seq LIMIT ?")
                 .bind(*iteration_id)
-                .push("AND seq > ? ORDER BY seq LIMIT ?")
                 .bind(*after)
-                .bind(i64::from(looked_at) + 1)
+                .bind(i64::from(*limit) + 1)
         } else {
-            let statuses = status.map_or(&["success", "fail"][..], |status| match status {
-                OperationStatus::Success => &["success"],
-                OperationStatus::Fail => &["fail"],
-            });
-            let operations = operation.map_or(&["create", "update", "delete"][..], |operation| match operation {
-                OperationKind::Create => &["create"],
-                OperationKind::Update => &["update"],
-                OperationKind::Delete => &["delete"],
-            });
             let mut union = Statement::new("SELECT * FROM (");
             let mut between = "";
-            for status in statuses {
-                for operation in operations {
-                    union = union.append(
-                        Statement::new(between)
-                            .push("SELECT * FROM (SELECT")
-                            .push(OPERATION)
-                            .push("FROM sync_operations WHERE iteration_id = ? AND status = ? AND operation = ?")
-                            .bind(*iteration_id)
-                            .bind(*status)
-                            .bind(*operation)
-                            .push("AND seq > ? ORDER BY seq LIMIT ?) AS part")
-                            .bind(*after)
-                            .bind(i64::from(looked_at) + 1),
-                    );
+            for status in statuses(*status) {
+                for operation in operations(*operation) {
+                    let part = Statement::new(between)
+                        .push("SELECT * FROM (SELECT")
+                        .push(OPERATION)
+                        .push("FROM sync_operations WHERE iteration_id = ? AND status = ? AND operation = ?")
+                        .bind(*iteration_id)
+                        .bind(*status)
+                        .bind(*operation)
+                        .push("AND seq > ? ORDER BY seq LIMIT ?) AS part")
+                        .bind(*after)
+                        .bind(i64::from(*limit) + 1);
+                    union = union.append(part);
                     between = " UNION ALL";
                 }
             }
-            union.push(") AS parts ORDER BY seq LIMIT ?").bind(i64::from(looked_at) + 1)
+            union.push(") AS parts ORDER BY seq LIMIT ?").bind(i64::from(*limit) + 1)
         };
-        let step = "read operations";
-        let Some(path) = path else {
-            let mut rows = self.ask(step, inner, operation_row).await?;
-            let more = rows.len() > *limit as usize;
-            rows.truncate(*limit as usize);
-            let next = if more { rows.last().and_then(|row| row.seq) } else { None };
-            return Ok(Page { rows, next });
-        };
-        // The rows that match, and how far was looked: the last row tells, whether it matches or not.
-        let pattern = anywhere(path);
-        let found = Statement::new("SELECT * FROM (")
-            .append(inner.clone())
-            .push(") AS looked WHERE")
+        let mut rows = self.ask(step, statement, operation_row).await?;
+        let more = rows.len() > *limit as usize;
+        rows.truncate(*limit as usize);
+        let next = if more { rows.last().and_then(|row| row.seq) } else { None };
+        Ok(Page { rows, next })
+    }
+
+    /// The same with a text in the path, in a bounded number of the run's operations.
+    async fn operations_with(
+        &mut self,
+        filter: &OperationFilter,
+        path: &str,
+    ) -> Result<Page<OperationRow, i64>, ReadError> {
+        let OperationFilter { iteration_id, status, operation, path: _, after, limit } = filter;
+        let step = "look for paths of a run";
+        let end = Statement::new("SELECT seq FROM sync_operations WHERE iteration_id = ? AND seq > ?")
+            .bind(*iteration_id)
+            .bind(*after)
+            .push("ORDER BY seq LIMIT 1 OFFSET ?")
+            .bind(i64::from(LOOKED_AT));
+        let end = self.ask(step, end, |mut row| database::number("seq", &mut row)).await?.pop();
+        let statement = Statement::new("SELECT")
+            .push(OPERATION)
+            .push("FROM sync_operations WHERE iteration_id = ? AND seq > ?")
+            .bind(*iteration_id)
+            .bind(*after)
+            .push_if("AND seq <= ?", end)
+            .push_if("AND status = ?", status.map(|status| statuses(Some(status))[0]))
+            .push_if("AND operation = ?", operation.map(OperationKind::as_str))
+            .push("AND")
             .push(like(self.dialect()))
-            .bind(pattern)
+            .bind(anywhere(path))
             .push("ORDER BY seq LIMIT ?")
             .bind(i64::from(*limit) + 1);
-        let mut rows = self.ask(step, found, operation_row).await?;
+        let mut rows = self.ask(step, statement, operation_row).await?;
         if rows.len() > *limit as usize {
             rows.truncate(*limit as usize);
             let next = rows.last().and_then(|row| row.seq);
             return Ok(Page { rows, next });
         }
-        let extent = Statement::new("SELECT COUNT(*), MAX(seq) FROM (").append(inner).push(") AS looked");
-        let (count, last) = self.extent(step, extent).await?;
-        let more = count.unwrap_or(0) > i64::from(looked_at);
-        Ok(Page { rows, next: if more { last } else { None } })
+        Ok(Page { rows, next: end })
     }
 
     /// Returns what was done to a path, newest first; `before` is the row id where the last part ended.
@@ -485,31 +480,44 @@ impl Session {
         limit: u32,
     ) -> Result<Page<OperationRow, i64>, ReadError> {
         let step = "look for paths";
-        let looked = Statement::new("SELECT ")
-            .append(Statement::new(OPERATION))
-            .push("FROM sync_operations WHERE 1 = 1")
+        let end = Statement::new("SELECT id FROM sync_operations WHERE 1 = 1")
             .push_if("AND id < ?", before)
-            .push("ORDER BY id DESC LIMIT ?")
+            .push("ORDER BY id DESC LIMIT 1 OFFSET ?")
             .bind(i64::from(LOOKED_AT));
-        let found = Statement::new("SELECT * FROM (")
-            .append(looked)
-            .push(") AS looked WHERE")
+        let end = self.ask(step, end, |mut row| database::number("id", &mut row)).await?.pop();
+        let statement = Statement::new("SELECT")
+            .push(OPERATION)
+            .push("FROM sync_operations WHERE")
             .push(like(self.dialect()))
             .bind(anywhere(text))
+            .push_if("AND id < ?", before)
+            .push_if("AND id >= ?", end)
             .push("ORDER BY id DESC LIMIT ?")
             .bind(i64::from(limit) + 1);
-        let mut rows = self.ask(step, found, operation_row).await?;
+        let mut rows = self.ask(step, statement, operation_row).await?;
         if rows.len() > limit as usize {
             rows.truncate(limit as usize);
             let next = rows.last().map(|row| row.id);
             return Ok(Page { rows, next });
         }
-        let extent = Statement::new("SELECT COUNT(*), MIN(id) FROM (SELECT id FROM sync_operations WHERE 1 = 1")
-            .push_if("AND id < ?", before)
-            .push("ORDER BY id DESC LIMIT ?) AS looked")
-            .bind(i64::from(LOOKED_AT));
-        let (count, last) = self.extent(step, extent).await?;
-        Ok(Page { rows, next: if count == Some(i64::from(LOOKED_AT)) { last } else { None } })
+        Ok(Page { rows, next: end })
+    }
+}
+
+fn statuses(status: Option<OperationStatus>) -> &'static [&'static str] {
+    match status {
+        None => &["success", "fail"],
+        Some(OperationStatus::Success) => &["success"],
+        Some(OperationStatus::Fail) => &["fail"],
+    }
+}
+
+fn operations(operation: Option<OperationKind>) -> &'static [&'static str] {
+    match operation {
+        None => &["create", "update", "delete"],
+        Some(OperationKind::Create) => &["create"],
+        Some(OperationKind::Update) => &["update"],
+        Some(OperationKind::Delete) => &["delete"],
     }
 }
 

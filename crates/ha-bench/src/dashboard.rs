@@ -117,7 +117,7 @@ fn fill(server: &Server, database: &str) {
             "INSERT INTO sync_iterations (id, run_id, sync_pair, direction, src, dest, started_at, ended_at, status, \
              dry_run, files_created, files_updated, files_deleted, files_skipped, files_failed, \
              total_bytes_transferred, error_message) \
-             SELECT seq, CONCAT(DATE_FORMAT(at, '%Y%m%dT%H%i%SZ-'), LPAD(HEX(seq), 8, '0')), \
+             SELECT seq, CONCAT(DATE_FORMAT(at, '%Y%m%dT%H%i%SZ-'), LPAD(LOWER(HEX(seq)), 8, '0')), \
              ELT(1 + seq % 6, 'ai', 'games', 'infra', 'media', 'owncloud', 'photos'), \
              IF(seq DIV 6 % 2, 'dell-to-hp', 'hp-to-dell'), '/mnt/a/x', '/mnt/b/x', at, at + INTERVAL 3 SECOND, \
              ELT(1 + (seq % 97 = 0) + 2 * (seq % 211 = 0), 'success', 'partial_failure', 'failed', 'failed'), \

@@ -71,7 +71,7 @@ fn a_server_that_is_gone_and_comes_back() {
     assert_eq!(metrics.status, 200);
     assert!(metrics.body.contains("\nha_sync_database_up 0\n") && !metrics.body.contains("ha_sync_last_run"));
     server.restart();
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(15);
     loop {
         let page = dashboard.get("/");
         if page.status == 200 {
