@@ -13,7 +13,8 @@ use std::process::Command;
 fn kubectl() -> Option<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let own = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let places = own.into_iter().chain([workspace.join("target/kube-assets")]).map(|folder| folder.join("kubectl"));
+    let made = std::fs::read_dir(workspace.join("target/kube-assets")).into_iter().flatten().flatten();
+    let places = own.into_iter().chain(made.map(|entry| entry.path())).map(|folder| folder.join("kubectl"));
     let found = places.chain([PathBuf::from("kubectl")]).find(|program| {
         Command::new(program).args(["version", "--client"]).output().is_ok_and(|output| output.status.success())
     });

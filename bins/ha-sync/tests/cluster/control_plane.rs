@@ -48,13 +48,7 @@ impl ControlPlane {
             return Err(Skipped::because("openssl makes no key (Debian: openssl)"));
         }
         std::fs::write(path("tokens"), format!("{TOKEN},tester,1,system:masters\n")).unwrap();
-        let kubeconfig = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
-             clusters: [{{name: test, cluster: {{server: '{}', insecure-skip-tls-verify: true}}}}]\n\
-             users: [{{name: test, user: {{token: {TOKEN}}}}}]\n\
-             contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n",
-            plane.server
-        );
+        let kubeconfig = plane.config(TOKEN, "default");
         std::fs::write(path("kubeconfig"), kubeconfig).unwrap();
         let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let etcd = [
@@ -84,6 +78,17 @@ impl ControlPlane {
             plane.kubectl(&["get", "--raw", "/readyz"]).status.success()
         });
         Ok(plane)
+    }
+
+    /// Returns a kubeconfig for the bearer of a token.
+    pub(crate) fn config(&self, token: &str, namespace: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+             clusters: [{{name: test, cluster: {{server: '{}', insecure-skip-tls-verify: true}}}}]\n\
+             users: [{{name: test, user: {{token: {token}}}}}]\n\
+             contexts: [{{name: test, context: {{cluster: test, user: test, namespace: {namespace}}}}}]\n",
+            self.server
+        )
     }
 
     /// Starts what makes Jobs of CronJobs and Pods of Jobs, and a node that runs them in name only.

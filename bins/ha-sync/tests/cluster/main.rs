@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 mod control_plane;
+mod phase_five;
 
 use std::process::Command;
 use std::time::Duration;
