@@ -145,6 +145,7 @@ impl Run<'_> {
         let load = || -> Result<PairState, StateError> {
             let mut state = PairState::load(&self.log_directory, pair)?;
             state.learn(&self.log_directory, &self.settings.whole)?;
+            state.agreed(ha_sync_fs::local::exists(&Baseline::file(&self.log_directory, pair)));
             Ok(state)
         };
         let (mut state, damage) = match load() {
@@ -152,7 +153,7 @@ impl Run<'_> {
             Err(error) => {
                 let seen = Failure::from_error(FailureKind::Halted, &error).one_line();
                 let path = printable_path(&PairState::directory(&self.log_directory, pair).join("state.json"));
-                let hint = format!("to go on as if the pair had never run: mv {path} {path}.damaged");
+                let hint = format!("to go on without it: mv {path} {path}.damaged");
                 (PairState::default(), Some(RunError::Halt(Halt { seen, hints: vec![hint] })))
             }
         };
@@ -274,12 +275,13 @@ impl Run<'_> {
                     }
                 }
                 let deletes = operations.iter().filter(|done| done.operation == OperationKind::Delete);
-                let deleted: Vec<_> = left.deleted.iter().chain(deletes.map(|done| &done.filepath)).cloned().collect();
-                if !deleted.is_empty() {
+                let forgotten: Vec<_> =
+                    left.forgotten.iter().chain(deletes.map(|done| &done.filepath)).cloned().collect();
+                if !forgotten.is_empty() {
                     let ends = Ends::new(&self.settings.pair, &source, &destination);
                     let baseline = Baseline::file(&self.log_directory, &self.settings.pair);
                     let run = &header.run_id;
-                    ha_sync_engine::recover::forget(&baseline, &ends, &deleted, &self.log_directory, run, now())
+                    ha_sync_engine::recover::forget(&baseline, &ends, &forgotten, &self.log_directory, run, now())
                         .or_failure(FailureKind::Failed)?;
                 }
                 state.interrupted(&source, &destination, left.directories.iter().cloned());

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ha_sync_core::name::PairName;
-use ha_sync_core::record::{Intent, Iteration, Operation, OperationKind, OperationStatus, Outcome};
+use ha_sync_core::record::{Identity, Intent, Iteration, Operation, OperationKind, OperationStatus, Outcome};
 
 use crate::batch::Tally;
 use crate::files::{self, FileError};
@@ -23,8 +23,9 @@ pub struct Unresolved {
     /// Every directory that the run made, deleted or worked in, escaped; not the root. Their times may be those of
     /// the work (sync.md §11).
     pub directories: BTreeSet<String>,
-    /// Every path that the run deleted, escaped.
-    pub deleted: Vec<String>,
+    /// Every path that the run deleted, and every directory that it made, escaped: what a baseline of before says of
+    /// them and of what is below them holds no more.
+    pub forgotten: Vec<String>,
     /// The highest number of the log; the next operation takes a higher one.
     pub last_seq: u64,
 }
@@ -164,7 +165,7 @@ pub(crate) fn scan(path: &Path) -> Result<Scan, LogError> {
     let mut reader = LogReader::open(path)?;
     let mut open: BTreeMap<u64, Intent> = BTreeMap::new();
     let mut directories = BTreeSet::new();
-    let mut deleted = Vec::new();
+    let mut forgotten = Vec::new();
     let mut last_seq = 0;
     while reader.next_with(|kind, line| {
         match kind {
@@ -179,8 +180,13 @@ pub(crate) fn scan(path: &Path) -> Result<Scan, LogError> {
                     OperationKind::Delete => false,
                 };
                 add_directories(&mut directories, &operation.filepath, directory);
-                if (operation.operation, operation.status) == (OperationKind::Delete, OperationStatus::Success) {
-                    deleted.push(operation.filepath.into_owned());
+                let made = match operation.operation {
+                    OperationKind::Create => operation.size_after.is_none(),
+                    OperationKind::Update => operation.size_after.is_none() && operation.size_before.is_some(),
+                    OperationKind::Delete => true,
+                };
+                if made && operation.status == OperationStatus::Success {
+                    forgotten.push(operation.filepath.into_owned());
                 }
             }
             Kind::Intent => {
@@ -194,12 +200,17 @@ pub(crate) fn scan(path: &Path) -> Result<Scan, LogError> {
         }
         Ok(())
     })? {}
+    let begun = open.values().filter(|intent| {
+        let is_directory = |identity: &Option<Identity>| identity.as_ref().is_some_and(|held| held.kind == 'd');
+        is_directory(&intent.after) && !is_directory(&intent.before)
+    });
+    forgotten.extend(begun.map(|intent| intent.filepath.clone()));
     Ok(Scan {
         unresolved: Unresolved {
             header: reader.header().clone(),
             intents: open.into_values().collect(),
             directories,
-            deleted,
+            forgotten,
             last_seq,
         },
         extent: reader.extent(),

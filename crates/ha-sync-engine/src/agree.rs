@@ -61,6 +61,15 @@ impl<'a> Agreements<'a> {
         }
     }
 
+    /// Says that nothing is agreed below a directory that is made, whatever was when it was there before; what is told
+    /// of it later counts.
+    pub(crate) fn begin_directory(&self, directory: &RelPath) {
+        if let (Some(update), Some(_)) = (&self.update, &self.old) {
+            self.has_news.store(true, Ordering::Relaxed);
+            update.remove_directory(directory);
+        }
+    }
+
     /// Tells whether anything was said.
     pub(crate) fn has_news(&self) -> bool {
         self.has_news.load(Ordering::Relaxed)

@@ -1,8 +1,9 @@
 //! Executes batches of a plan: checks what the plan saw, stages, commits, records. It decides nothing.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ha_sync_core::baseline::{Agreed, Side};
@@ -73,6 +74,8 @@ pub(crate) struct Executor<'a> {
     pub(crate) removed: Mutex<Option<OwnedFd>>,
     /// Bytes that copies under way may still write.
     pub(crate) promised: Mutex<u64>,
+    /// Losers of conflicts of which no copy could be made: they are not replaced.
+    pub(crate) unkept: Arc<Mutex<HashSet<RelPath>>>,
     /// Directories whose time could not be set back after work in them.
     pub(crate) unsettled: Mutex<Vec<RelPath>>,
 }
@@ -94,6 +97,8 @@ enum OperationError {
     MinFree { free: u64, wanted: u64 },
     #[error("not copied: a copy before would have left less free than --min-free, and no more are made")]
     NoMoreCopies,
+    #[error("not replaced: no copy of the loser could be made beside it")]
+    NotKept,
     #[error("the directory is not empty any more")]
     NotEmpty,
     #[error("{0}")]
@@ -219,6 +224,9 @@ impl<'a> Executor<'a> {
                     fail(&mut operation, now, error.to_line());
                     records.push(operation);
                     failed.push(planned.seq);
+                    if let Action::Keep(loser) = &planned.action {
+                        lock(&self.unkept).insert(batch.directory.join(loser));
+                    }
                 }
             }
         }
@@ -315,7 +323,16 @@ impl<'a> Executor<'a> {
         }
         let mut pauses = BACKOFF.iter();
         place.again = false;
+        let path = |name: &[u8]| place.batch.directory.join(name);
+        let kept = planned.action != Action::Replace || !lock(&self.unkept).contains(&path(&planned.name));
+        let unkept = match &planned.action {
+            Action::Keep(loser) => Some(path(loser)),
+            _ => None,
+        };
         let result = loop {
+            if !kept {
+                break Err(OperationError::NotKept);
+            }
             match self.operate(place, planned, copier) {
                 Err(OperationError::Fs(error)) if error.is_transient() && !self.stop.is_stopped() => {
                     match pauses.next() {
@@ -333,6 +350,9 @@ impl<'a> Executor<'a> {
         };
         let now = (self.now)();
         let succeeded = result.is_ok();
+        if let Some(loser) = unkept.filter(|_| !succeeded) {
+            lock(&self.unkept).insert(loser);
+        }
         match result {
             Ok(done) => {
                 operation.ended_at = Some(now);

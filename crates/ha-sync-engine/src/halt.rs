@@ -188,7 +188,7 @@ pub(crate) fn check_emptied(
             ));
         }
     }
-    // A two-way run without history deletes nothing.
+    // A two-way run without a baseline deletes nothing, and with one a root had entries.
     let deletes = job.delete != DeleteMissing::Off && !job.is_two_way();
     if deletes && source.1 && !destination.1 && !state.knows(source.0.path()) {
         let shown = printable_path(source.0.path());

@@ -68,23 +68,24 @@ pub fn resolve(
     Ok(done)
 }
 
-/// Takes out of a baseline what a dead run had deleted: its own next one was never written. Else a path that is made
-/// anew with the old content would count as unchanged on one side and deleted on the other. Whatever else it did is
-/// found to be the same on both sides.
+/// Takes out of a baseline what a dead run had deleted, and what is below directories that it made: its own next one
+/// was never written. Else a path that is made anew with the old content would count as unchanged on one side and
+/// deleted on the other, and so would what was not yet copied into a directory that had been away. Whatever else it did
+/// is found to be the same on both sides.
 ///
-/// `deleted` are escaped paths, `spool` a directory for what waits meanwhile. A baseline that cannot be used is left to
+/// `forgotten` are escaped paths, `spool` a directory for what waits meanwhile. A baseline that cannot be used is left to
 /// the run, which says so.
 pub fn forget(
     baseline: &Path,
     ends: &Ends,
-    deleted: &[String],
+    forgotten: &[String],
     spool: &Path,
     run: &RunId,
     now: Timestamp,
 ) -> Result<(), BaselineError> {
     let Ok(Some(old)) = Baseline::open(baseline, ends) else { return Ok(()) };
     let update = Update::new(spool, ends)?;
-    for path in deleted.iter().filter_map(|path| unescape(path).and_then(RelPath::from_bytes)) {
+    for path in forgotten.iter().filter_map(|path| unescape(path).and_then(RelPath::from_bytes)) {
         if let Some((directory, name)) = path.split() {
             update.amend(&directory, name, None)?;
         }

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use ha_sync_core::baseline::Side;
 use ha_sync_core::decide::{DeleteMissing, Policy};
@@ -225,6 +226,7 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
         owners: [source_probe.owners, destination_probe.owners],
         granularity: source_probe.granularity.max(destination_probe.granularity),
         approved: OnceCell::new(),
+        unkept: Default::default(),
     };
     environment.observer.event(Event::Phase(Phase::Scanning));
     let Ran { mounts, conflicts, plan, unsettled } = if job.dry_run { prepared.dry_run() } else { prepared.execute() }?;
@@ -382,6 +384,7 @@ struct Prepared<'a> {
     owners: [bool; 2],
     granularity: i128,
     approved: OnceCell<String>,
+    unkept: Arc<Mutex<HashSet<RelPath>>>,
 }
 
 /// Is what a run came to besides its counts.
@@ -477,6 +480,7 @@ impl<'a> Prepared<'a> {
             closed: Default::default(),
             removed: Default::default(),
             promised: Default::default(),
+            unkept: Arc::clone(&self.unkept),
             unsettled: Default::default(),
         })
     }

@@ -46,6 +46,9 @@ pub struct PairState {
     /// Into how many shards the tree was divided at the last run; only in the memory of a shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shards: Option<u32>,
+    /// Whether there is a baseline, whatever this file says.
+    #[serde(skip)]
+    has_baseline: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +107,16 @@ impl PairState {
             if part != *whole && !numbered(&name) {
                 continue;
             }
-            let Self { roots, last_start: _, directions, mounts, unfinished: _, approved: _, shards: _ } =
-                Self::load(log_directory, &part)?;
+            let Self {
+                roots,
+                last_start: _,
+                directions,
+                mounts,
+                unfinished: _,
+                approved: _,
+                shards: _,
+                has_baseline: _,
+            } = Self::load(log_directory, &part)?;
             for direction in directions {
                 if !self.directions.contains(&direction) {
                     self.directions.push(direction);
@@ -131,9 +142,15 @@ impl PairState {
         self.shards.replace(shards).is_some_and(|before| before != shards)
     }
 
-    /// Tells whether a root had entries at the last finished run.
+    /// Says whether the pair has a baseline: a run that was stopped leaves one and no more history than there was, and
+    /// this file may be lost alone.
+    pub fn agreed(&mut self, has_baseline: bool) {
+        self.has_baseline = has_baseline;
+    }
+
+    /// Tells whether a root had entries at the last finished run; where that is not known, whether anything was agreed.
     pub fn had_entries(&self, root: &Path) -> bool {
-        self.roots.get(&key(root)).copied().unwrap_or(false)
+        self.roots.get(&key(root)).copied().unwrap_or(self.has_baseline)
     }
 
     /// Tells whether the pair has a finished run with this root.
@@ -146,9 +163,9 @@ impl PairState {
         self.last_start.map(|nanoseconds| Time(nanoseconds.into()))
     }
 
-    /// Tells whether the pair has also run from `destination` to `source`.
+    /// Tells whether the pair has also run from `destination` to `source`; only such pairs have a baseline.
     pub fn runs_backwards(&self, source: &Path, destination: &Path) -> bool {
-        self.directions.contains(&(key(destination), key(source)))
+        self.has_baseline || self.directions.contains(&(key(destination), key(source)))
     }
 
     /// Returns the remembered mount points of a root.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use ha_sync_core::baseline::{Side, fingerprint};
-use ha_sync_core::entry::{Entry, Kind};
+use ha_sync_core::entry::{Entry, Kind, Time};
 use ha_sync_core::plan::Planned;
 use ha_sync_core::reconcile::Merge;
 use ha_sync_fs::attributes::{self, Attributes};
@@ -62,6 +62,12 @@ impl Executor<'_> {
         Ok(Wanted { entry, attributes })
     }
 
+    /// Tells whether an entry still has the content that `was` had, with the time that it was given since.
+    fn is_version(&self, now: &Entry, was: &Entry, mtime: Time) -> bool {
+        let same_time = (now.mtime.0 - mtime.0).abs() < self.granularity.max(1);
+        (now.kind, now.inode) == (was.kind, was.inode) && (now.is_directory() || (now.size == was.size && same_time))
+    }
+
     /// Gives the source what a merge takes from the destination, and says what the source is then.
     pub(super) fn take_back(
         &self,
@@ -76,6 +82,7 @@ impl Executor<'_> {
         };
         let from = place.source.as_ref().ok_or(OperationError::Changed)?;
         let entry = taken(source, seen, merge, to);
+        let mtime = entry.mtime;
         let name = &planned.name[..];
         if source.kind == Kind::Link {
             self.dress_link(from, name, &entry)?;
@@ -91,7 +98,12 @@ impl Executor<'_> {
             };
             self.apply(&handle, from, name, &Wanted { entry, attributes }, &now, true)?;
         }
-        *source = from.find(name)?.ok_or(OperationError::Changed)?;
+        let now = from.find(name)?.ok_or(OperationError::Changed)?;
+        // An edit of the last moment is not what was agreed.
+        if !self.is_version(&now, source, mtime) {
+            return Err(OperationError::Changed);
+        }
+        *source = now;
         Ok(())
     }
 
@@ -214,6 +226,7 @@ impl Executor<'_> {
             Some(merge) => taken(seen, source, merge, route.from),
             None => source.clone(),
         };
+        let mtime = entry.mtime;
         let attributes = if source.kind == Kind::Link {
             self.dress_link(to, name, &entry)?;
             None
@@ -238,7 +251,7 @@ impl Executor<'_> {
         self.take_back(place, planned, &mut now)?;
         let agreed = match self.agreements.is_some().then(|| to.find(name)).transpose()?.flatten() {
             // With other times it is somebody else's, and not yet agreed on.
-            Some(made) if made.is_directory() || made.size == source.size => {
+            Some(made) if self.is_version(&made, seen, mtime) => {
                 self.agree(place, planned, &now, &made, planned.source_md5).map(|mut agreed| {
                     (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
                     agreed

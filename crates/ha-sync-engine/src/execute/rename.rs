@@ -2,7 +2,7 @@
 
 use ha_sync_core::entry::{Entry, Kind};
 use ha_sync_core::path::RelPath;
-use ha_sync_core::plan::Planned;
+use ha_sync_core::plan::{Action, Planned};
 use ha_sync_fs::commit;
 use ha_sync_fs::content::Copier;
 use ha_sync_fs::{Dir, attributes, trash};
@@ -39,9 +39,10 @@ impl Executor<'_> {
         match rename_new(&holder, old_name, &place.destination, name) {
             Ok(()) => {}
             Err(error) if error.errno() == Some(Errno::XDEV) => {
+                let copy = Planned { action: Action::Create, destination: None, ..planned.clone() };
                 let done = match source.kind {
-                    Kind::Link => self.put_link(place, planned, source)?,
-                    _ => self.put_file(place, planned, source, copier)?,
+                    Kind::Link => self.put_link(place, &copy, source)?,
+                    _ => self.put_file(place, &copy, source, copier)?,
                 };
                 let kept = match self.job.keep_replaced {
                     true => Some(trash::open(self.destination, self.run, &directory)?),

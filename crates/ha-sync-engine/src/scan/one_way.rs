@@ -201,6 +201,9 @@ impl Scan<'_> {
         }
         if source.is_directory() {
             if planned.makes_directory() {
+                if let Some(agreements) = self.agreements {
+                    agreements.begin_directory(&opened.path.join(name));
+                }
                 let child = self.child(opened, name, (false, false), Some(source.mtime));
                 building.children.push((Some(planned.seq), child));
             } else if planned.action == Action::Metadata {

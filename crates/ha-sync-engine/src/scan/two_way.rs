@@ -197,7 +197,11 @@ impl Scan<'_> {
             present[route.from as usize] = true;
             // Nothing below it was agreed: all of it is new on the other side.
             let mtimes = [Some(source.mtime); 2];
-            let found = Found { path: opened.path.join(name), present, known: false, mtimes };
+            let path = opened.path.join(name);
+            if let Some(agreements) = self.agreements {
+                agreements.begin_directory(&path);
+            }
+            let found = Found { path, present, known: false, mtimes };
             building.children.push((Some(planned.seq), Task::Directory(found)));
         }
         building.push(route.to, planned);
