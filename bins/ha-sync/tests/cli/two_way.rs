@@ -253,3 +253,62 @@ fn wrong_use_is_refused() {
     place.two_way(&["--conflict", "oldest"]).run().assert_code(2);
     place.two_way(&["--hard-links"]).run().assert_code(2);
 }
+
+/// What a run did not get done below a directory that it put back is not taken for deleted by the next one.
+#[test]
+fn a_directory_put_back_by_half_loses_nothing() {
+    let a = need!(ha_testkit::loopmount::tmpfs(4 << 20));
+    let other = Place::new(&[], &[]);
+    let place = Place::at(a.path(), &other.destination);
+    ha_testkit::tree::make(&place.destination, &[file("d/x", "x").mtime(OLD), file("d/y", "y").mtime(OLD)]);
+    fs::write(place.destination.join("d/z"), vec![7; 2 << 20]).unwrap();
+    let words = ["--min-free", "0", "--exclude", "/filler"];
+    place.two_way(&words).run().assert_success();
+    let (a, b) = (&place.source, &place.destination);
+    fs::remove_dir_all(a.join("d")).unwrap();
+    fs::write(a.join("d"), "a file now").unwrap();
+    fs::write(a.join("filler"), vec![1; 3 << 20]).unwrap();
+    fs::write(b.join("d/y"), "edited").unwrap();
+    fs::remove_file(b.join("d/x")).unwrap();
+    place.two_way(&words).run().assert_code(3);
+    assert!(a.join("d/y").exists() && !a.join("d/z").exists());
+    fs::remove_file(a.join("filler")).unwrap();
+    // Somebody puts back what had been deleted, exactly as it was.
+    ha_testkit::tree::make(a, &[file("d/x", "x").mtime(OLD)]);
+    place.two_way(&words).run().assert_success();
+    assert_eq!(content(a, "d/y").as_deref(), Some("edited"));
+    assert_eq!(fs::metadata(a.join("d/z")).unwrap().len(), 2 << 20);
+    assert_eq!(fs::metadata(b.join("d/z")).unwrap().len(), 2 << 20);
+    assert_eq!((content(a, "d/x"), content(b, "d/x")), (Some("x".to_owned()), Some("x".to_owned())));
+}
+
+#[test]
+fn a_baseline_is_history_enough_for_an_emptied_root_to_halt() {
+    let place = agreed();
+    let state = place.environment.log_dir().join("state").join(place.environment.pair()).join("state.json");
+    fs::remove_file(state).unwrap();
+    for entry in fs::read_dir(&place.source).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() != ".ha-sync" {
+            fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).unwrap();
+        }
+    }
+    let before = place.both();
+    let outcome = place.two_way(&[]).run();
+    outcome.assert_code(5);
+    assert_says(&outcome, "root is empty and had entries at the last run");
+    place.assert_untouched(&before);
+}
+
+#[test]
+fn a_pair_with_a_baseline_is_no_mirror_though_its_memory_is_lost() {
+    let place = Place::new(&[file("a", "a").mtime(OLD)], &[]);
+    place.sync(&[]);
+    place.back(&[]).assert_success();
+    place.sync(&[]);
+    let state = place.environment.log_dir().join("state").join(place.environment.pair()).join("state.json");
+    fs::remove_file(state).unwrap();
+    fs::write(place.destination.join("made-on-b"), "only copy").unwrap();
+    place.sync(&["--delete-missing"]);
+    assert_eq!(content(&place.destination, "made-on-b").as_deref(), Some("only copy"));
+}
