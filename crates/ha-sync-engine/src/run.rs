@@ -17,7 +17,7 @@ use ha_sync_core::plan::Batch;
 use ha_sync_core::reconcile::Rules;
 use ha_sync_core::record::{Counts, Fingerprint, OperationLog, Status};
 use ha_sync_fs::content::Abilities;
-use ha_sync_fs::lock::{LockError, RootLock, share_root};
+use ha_sync_fs::lock::{LockError, RootLock, Sharing, lock_root};
 use ha_sync_fs::probe::{self, Probe};
 use ha_sync_fs::{FsError, Root};
 use jiff::Timestamp;
@@ -203,21 +203,19 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
     let Checked { source, destination, filters, emptiness, source_probe, destination_probe } =
         check(job, environment.state, &environment.own, environment.stop)?;
     // A restore moves entries at a root; runs of whatever pairs may share it.
-    let (_source_lock, alone_at_source) = share(&source, job)?;
-    let (_destination_lock, alone_at_destination) = share(&destination, job)?;
+    let _source_lock = share(&source, job)?;
+    let _destination_lock = share(&destination, job)?;
     let tally = Tally::new(environment.observer);
     tell_of_probes(&tally, job, &source_probe, &destination_probe);
     let agreements = agreements(job, environment, &tally)?;
     let remote = source_probe.remote || destination_probe.remote;
-    // Locks of other hosts are not certain to be seen over a network.
-    let alone = alone_at_source && alone_at_destination && !remote;
     let prepared = Prepared {
         job,
         environment,
         roots: [&source, &destination],
         deciding: &deciding(job, environment, &source_probe, &destination_probe),
         filters: &filters,
-        remembered: &remember(job, environment, alone),
+        remembered: &remember(job, environment),
         agreements: agreements.as_ref(),
         tally: &tally,
         attributes: source_probe.attributes && destination_probe.attributes,
@@ -289,16 +287,13 @@ fn conclude(agreements: Agreements<'_>, environment: &Environment<'_>) -> Result
     }
 }
 
-/// Takes the lock on a root, and tells whether no other run of this host is at work in it.
-fn share(root: &Root, job: &Job) -> Result<(Option<RootLock>, bool), RunError> {
-    if job.dry_run {
-        return Ok((None, false));
-    }
-    match share_root(root) {
-        Ok((lock, alone)) => Ok((Some(lock), alone)),
+fn share(root: &Root, job: &Job) -> Result<Option<RootLock>, RunError> {
+    match lock_root(root, Sharing::Shared) {
+        _ if job.dry_run => Ok(None),
+        Ok(lock) => Ok(Some(lock)),
         Err(error @ LockError::RootInUse { .. }) => Err(error.into()),
         // A file system without locks: a restore says so there.
-        Err(_) => Ok((None, false)),
+        Err(_) => Ok(None),
     }
 }
 
@@ -334,7 +329,7 @@ fn deciding(job: &Job, environment: &Environment<'_>, source: &Probe, destinatio
     }
 }
 
-fn remember(job: &Job, environment: &Environment<'_>, alone: bool) -> Remembered {
+fn remember(job: &Job, environment: &Environment<'_>) -> Remembered {
     let state = environment.state;
     let (source, destination) = (&job.source, &job.destination);
     Remembered {
@@ -345,7 +340,6 @@ fn remember(job: &Job, environment: &Environment<'_>, alone: bool) -> Remembered
         resolved: environment.resolved.clone(),
         dead: environment.dead.clone(),
         own: environment.own.clone(),
-        alone,
     }
 }
 

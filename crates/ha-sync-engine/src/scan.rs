@@ -128,8 +128,6 @@ pub(crate) struct Remembered {
     pub(crate) dead: HashSet<RunId>,
     /// Devices and inodes of what the run itself writes: the log directory, the database.
     pub(crate) own: Vec<(u64, u64)>,
-    /// When this run began no other was at work in either root.
-    pub(crate) alone: bool,
 }
 
 /// Is what a job decides by.
@@ -489,15 +487,13 @@ impl<'a> Scan<'a> {
     }
 
     /// Tells whether a temporary entry may be in use. Of a run whose log is not in this log directory nothing is
-    /// known: while its entry is young, the run may be going on, unless none was when this one began.
+    /// known: while its entry is young, the run may be going on.
     pub(crate) fn is_in_use(&self, run: &RunId, entry: &Entry) -> bool {
         let held = self.remembered;
         if *run == *self.run || held.live.contains(run) {
             return true;
         }
-        let start = self.deciding.start();
-        let is_left = is_abandoned(entry.ctime, start) || (held.alone && entry.ctime <= start);
-        !held.resolved.contains(run) && !held.dead.contains(run) && !is_left
+        !held.resolved.contains(run) && !held.dead.contains(run) && !is_abandoned(entry.ctime, self.deciding.start())
     }
 
     /// Removes a temporary entry of a dead run, and tells whether it is gone, or would be but for a dry run. When that

@@ -167,32 +167,6 @@ pub fn lock_root(root: &Root, sharing: Sharing) -> Result<RootLock, LockError> {
     }
 }
 
-/// Takes the lock on a root for a run, beside those of other runs, and tells whether there was none: then every
-/// temporary entry that is there was left by a dead run of this host, or of another host on a network file system.
-pub fn share_root(root: &Root) -> Result<(RootLock, bool), LockError> {
-    let mut alone = false;
-    let mut left = 25;
-    loop {
-        match lock_root(root, Sharing::Alone) {
-            // Let go before it is shared: a lock is not turned into another at once anyway (flock(2)).
-            Ok(lock) => {
-                alone = true;
-                drop(lock);
-            }
-            Err(LockError::RootInUse { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        match lock_root(root, Sharing::Shared) {
-            // Another run may be trying the same at this moment.
-            Err(LockError::RootInUse { .. }) if left > 0 => {
-                left -= 1;
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            other => return other.map(|lock| (lock, alone)),
-        }
-    }
-}
-
 /// Says who holds the lock of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
