@@ -158,7 +158,7 @@ after(async () => {
   if (proxy.server?.listening) await cut();
 });
 
-describe("the dashboard", { timeout: 240_000 }, () => {
+describe("the dashboard", { timeout: 400_000 }, () => {
   test("shows what real runs did", async () => {
     const page = await visit("/");
     assert.equal(await page.locator("h1").textContent(), "2 of 3 pairs need a look");

@@ -49,7 +49,7 @@ fn pages_in_a_real_browser() {
     std::fs::create_dir_all(&shots).unwrap();
     let ui = Path::new(env!("CARGO_BIN_EXE_ha-sync-ui"));
     let output = Command::new("timeout")
-        .arg("400")
+        .arg("480")
         .arg(node)
         .args(["--test", "--test-concurrency=1", "dashboard.test.js"])
         .current_dir(&directory)
