@@ -12,9 +12,9 @@ use crate::layered::{BLOCK, Content, Image, ImageError, is_zero};
 use crate::watch::Watch;
 
 /// Is the room of one buffer: what is read is still in the processor's cache when it is written and hashed.
-const BUFFER: usize = 256 << 10;
+const BUFFER: usize = 512 << 10;
 /// How many go round.
-const BUFFERS: usize = 16;
+const BUFFERS: usize = 8;
 
 /// Is a stretch of an image inside a buffer.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +30,11 @@ pub(super) struct Run {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) runs: Vec<Run>,
-    pub(super) bytes: Vec<u8>,
-    /// For each block in `bytes`, whether it is zero.
+    /// The room; not cleared between two uses, which would cost as much as to write them once more.
+    bytes: Vec<u8>,
+    /// How much of it is in use.
+    used: usize,
+    /// For each block in use, whether it is zero.
     pub(super) zero: Vec<bool>,
 }
 
@@ -221,14 +224,15 @@ impl Feed<'_> {
                     Some(batch) => batch,
                     None => self.empty()?,
                 };
-                let offset = current.bytes.len();
+                let offset = current.used;
                 let length = usize::try_from(end - position).unwrap_or(usize::MAX).min(BUFFER - offset);
-                current.bytes.resize(offset + length, 0);
-                image.read_at(position, &mut current.bytes[offset..]).map_err(Broken::Read)?;
-                current.zero.extend(current.bytes[offset..].chunks(BLOCK as usize).map(is_zero));
+                current.used = offset + length;
+                let room = &mut current.bytes[offset..offset + length];
+                image.read_at(position, room).map_err(Broken::Read)?;
+                current.zero.extend(room.chunks(BLOCK as usize).map(is_zero));
                 current.runs.push(Run { position, offset, length });
                 position += length as u64;
-                if current.bytes.len() >= BUFFER {
+                if current.used >= BUFFER {
                     self.pass(current, &mut sink)?;
                 } else {
                     batch = Some(current);
@@ -242,7 +246,8 @@ impl Feed<'_> {
         let gone = |_| Broken::Write(io::Error::other("the hasher ended early"));
         let mut batch = self.recycled.recv().map_err(gone)?;
         batch.runs.clear();
-        batch.bytes.clear();
+        batch.bytes.resize(BUFFER, 0);
+        batch.used = 0;
         batch.zero.clear();
         Ok(batch)
     }
@@ -253,7 +258,7 @@ impl Feed<'_> {
             batch.stretches(|position, bytes| sink.data(position, bytes)).map_err(Broken::Write)?;
             sink.reached(batch.end()).map_err(Broken::Write)?;
         }
-        self.watch.advance(batch.bytes.len() as u64);
+        self.watch.advance(batch.used as u64);
         let gone = |_| Broken::Write(io::Error::other("the hasher ended early"));
         self.onwards.send(batch).map_err(gone)
     }
