@@ -188,7 +188,9 @@ impl Policy {
 
     /// Where times are coarse, an edit in the tick of the last run's start leaves size and mtime as they were.
     fn in_last_tick(&self, entry: &Entry) -> bool {
-        self.last_start.is_some_and(|start| (entry.mtime.0 - start.0).abs() <= self.granularity)
+        // Rounded down, so that both directions look alike at two times of one tick.
+        let within = |start: Time| (self.clock().floor(entry.mtime).0 - start.0).abs() <= self.granularity;
+        self.last_start.is_some_and(within)
     }
 }
 
