@@ -39,6 +39,9 @@ pub(crate) use crew::{Announced, Crew};
 /// Waits before an operation is tried again after a transient error.
 pub(crate) const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(150)];
 
+/// Is how long a shard may leave a directory with the time of its own work, in nanoseconds.
+const LONGEST_WORK: i128 = 3_600_000_000_000;
+
 pub(crate) struct Executor<'a> {
     pub(crate) job: &'a Job,
     pub(crate) run: &'a RunId,
@@ -143,6 +146,8 @@ struct Place<'b> {
     batch: &'b Batch,
     source: Option<Dir>,
     destination: Dir,
+    /// The time that the destination's directory ends with.
+    mtime: Option<Time>,
     trash: Option<Dir>,
     /// New entries inherit an ACL here.
     inherits: bool,
@@ -196,7 +201,7 @@ impl<'a> Executor<'a> {
                         fail(operation, now, OperationError::Moved.to_string());
                     }
                 }
-                if let Some(mtime) = batch.mtime {
+                if let Some(mtime) = place.mtime {
                     // Failing here, the directory's time is wrong until the next run; its entries are right.
                     if let Err(error) = self.retry(|| place.destination.set_mtime(mtime)) {
                         if error.errno() == Some(Errno::ROFS) {
@@ -267,28 +272,48 @@ impl<'a> Executor<'a> {
         };
         let source = self.roots[batch.route.from as usize];
         let source = batch.operations.iter().any(reads).then(|| source.open_dir(&batch.directory)).transpose()?;
+        let mtime = match (batch.mtime, self.job.shard) {
+            (Some(planned), Some(_)) => Some(self.settled_time(&destination, batch, planned)?),
+            (planned, _) => planned,
+        };
         if !self.privileged {
-            self.make_accessible(&destination, batch)?;
+            self.make_accessible(&destination, &batch.directory, mtime)?;
         }
         let creates = batch.operations.iter().any(|planned| matches!(planned.action, Action::Create | Action::Keep(_)));
         let inherits = creates
             && self.attributes
             && attributes::read(&destination, false)
                 .is_ok_and(|held| held.iter().any(|(name, _)| name == b"system.posix_acl_default"));
-        Ok(Place { batch, source, destination, trash: None, inherits, again: false, allowance: 0 })
+        Ok(Place { batch, source, destination, mtime, trash: None, inherits, again: false, allowance: 0 })
+    }
+
+    /// Returns the time that a directory ends with in which other shards may work, too: what one makes there shows as a
+    /// time of just now until it is set back, and who planned by that would put it back for good.
+    fn settled_time(&self, destination: &Dir, batch: &Batch, planned: Time) -> Result<Time, FsError> {
+        let recent = (self.now)().as_nanosecond() - LONGEST_WORK;
+        if planned.0 < recent || batch.directory.is_root() {
+            return Ok(planned);
+        }
+        let settled = destination.entry()?.mtime;
+        if settled.0 < recent {
+            return Ok(settled);
+        }
+        // Without one there, it is emptied to be removed.
+        let source = self.roots[batch.route.from as usize].open_dir(&batch.directory).and_then(|source| source.entry());
+        Ok(source.map_or(planned, |source| source.mtime))
     }
 
     /// Without privileges, a directory that is closed to its owner is opened for the time of the work.
-    fn make_accessible(&self, directory: &Dir, batch: &Batch) -> Result<(), FsError> {
+    fn make_accessible(&self, directory: &Dir, path: &RelPath, mtime: Option<Time>) -> Result<(), FsError> {
         let entry = directory.entry()?;
         let open = entry.mode | 0o700;
-        if entry.mode == open || entry.uid != rustix::process::geteuid().as_raw() || batch.directory.is_root() {
+        if entry.mode == open || entry.uid != rustix::process::geteuid().as_raw() || path.is_root() {
             return Ok(());
         }
         directory.check_fence("set mode of", b"")?;
         rustix::fs::fchmod(directory, Mode::from_raw_mode(open))
             .map_err(|errno| directory.error("set mode of", b"", errno))?;
-        lock(&self.closed).push((batch.directory.clone(), entry.mode, batch.mtime));
+        lock(&self.closed).push((path.clone(), entry.mode, mtime));
         Ok(())
     }
 

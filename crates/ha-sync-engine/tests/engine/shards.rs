@@ -73,7 +73,12 @@ proptest! {
     }
 
     #[test]
-    fn at_once_they_do_not_get_in_each_others_way((source, destination) in pairs::pairs(), count in 2..6_u32) {
+    fn at_once_they_do_not_get_in_each_others_way((source, mut destination) in pairs::pairs(), count in 2..6_u32) {
+        // Where several work at one moment, a directory that was newer at the destination may end with either time.
+        for (path, node) in &mut destination {
+            let same = source.get(path).filter(|other| other.what == What::Directory && node.what == What::Directory);
+            node.mtime = same.map_or(node.mtime, |source| node.mtime.min(source.mtime));
+        }
         let (expected, operations) = alone(&source, &destination, false);
         let place = Place::new(&source, &destination);
         let runs = round(&place, count, false, true, 1);
