@@ -90,3 +90,5 @@ ALTER TABLE sync_iterations ADD INDEX idx_series (sync_pair, direction, dry_run,
 ALTER TABLE sync_iterations DROP INDEX idx_dry_run;
 ALTER TABLE sync_operations ADD INDEX idx_outcome (iteration_id, status, operation, seq);
 ALTER TABLE sync_operations ADD INDEX idx_filepath (filepath(191));
+-- The failed runs of all pairs, newest first.
+ALTER TABLE sync_iterations ADD INDEX idx_status (status, started_at);

@@ -29,11 +29,12 @@ const CHECKPOINT_PAGES: &str = "10000";
 /// What of the WAL stays on disk when nothing is in it.
 const WAL_KEPT_BYTES: &str = "4194304";
 /// What brings the schema from one version to the next.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/sqlite/0001_plan.sql"),
     include_str!("../migrations/sqlite/0002_runs.sql"),
     include_str!("../migrations/sqlite/0003_direction.sql"),
     include_str!("../migrations/sqlite/0004_dashboard.sql"),
+    include_str!("../migrations/sqlite/0005_status.sql"),
 ];
 const NEWEST: i64 = MIGRATIONS.len() as i64;
 

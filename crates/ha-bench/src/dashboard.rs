@@ -40,7 +40,7 @@ const TARGETS: [&str; 20] = [
     "/api/iterations?pair=media&limit=20",
     "/api/iterations?status=failed&limit=20",
     "/api/operations?iteration_id={large}&status=fail",
-    "/api/operations?iteration_id={small}&limit=1000",
+    "/api/operations?iteration_id={small}&limit=500",
     "/api/history?path=photos/2019/event-00042/IMG_0042.jpg",
     "/api/paths?prefix=photos/2019/",
     "/metrics",

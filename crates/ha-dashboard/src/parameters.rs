@@ -9,7 +9,7 @@ use crate::refusal::Refusal;
 /// Longer texts are no path.
 const LONGEST: usize = 4096;
 /// The most rows of one answer.
-pub(crate) const MOST_ROWS: u32 = 1000;
+pub(crate) const MOST_ROWS: u32 = 500;
 
 /// Is the parameters of a request that were not taken yet.
 #[derive(Debug)]
@@ -146,14 +146,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        assert_eq!(
-            refused("limit=x", |p| p.limit(20)),
-            r#"parameter "limit" is "x": expected a number from 1 to 1000"#
-        );
-        assert_eq!(
-            refused("limit=0", |p| p.limit(20)),
-            r#"parameter "limit" is "0": expected a number from 1 to 1000"#
-        );
+        assert_eq!(refused("limit=x", |p| p.limit(20)), r#"parameter "limit" is "x": expected a number from 1 to 500"#);
+        assert_eq!(refused("limit=0", |p| p.limit(20)), r#"parameter "limit" is "0": expected a number from 1 to 500"#);
         assert_eq!(refused("a=1&a=2", |_| Ok(())), r#"parameter "a" is given twice"#);
         assert_eq!(refused("a=1", |_| Ok(())), r#"parameter "a" is not known here"#);
         assert_eq!(

@@ -118,7 +118,7 @@ fn operations_are_filtered(place: &Ground) {
         assert_eq!(count(query), expected, "{query}");
     }
     let id = dashboard.json("/api/iterations")["iterations"][0]["id"].to_string();
-    let by_row = dashboard.json(&format!("/api/operations?iteration_id={id}&limit=1000"));
+    let by_row = dashboard.json(&format!("/api/operations?iteration_id={id}&limit=500"));
     assert_eq!(by_row["operations"].as_array().unwrap().len(), 40);
     assert_eq!(by_row["next_cursor"], Value::Null);
 }
