@@ -132,5 +132,10 @@ fn checked(settings: &ManifestsSettings, differences: &[Difference<'_>]) -> Resu
     print(&lines).or_failure(FailureKind::Failed)?;
     let (inventory, out) = (printable_path(&settings.inventory), printable_path(&settings.out));
     let failure = Failure::new(FailureKind::Failed, format!("the folder is not what the inventory says: {out}"));
+    // What somebody else made, the command leaves alone.
+    if let Some(foreign) = differences.iter().find(|one| one.is_foreign) {
+        let path = printable_path(&foreign.path);
+        return Err(failure.hint(format!("a file that was not made by it; move it out of there: mv '{path}' .")));
+    }
     Err(failure.hint(format!("ha-sync manifests --inventory {inventory} --out {out}")))
 }

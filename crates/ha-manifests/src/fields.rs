@@ -153,7 +153,7 @@ impl Reader {
         items.iter().filter_map(|(path, node)| self.scalar(node, path, |text| Ok(text.to_owned()))).collect()
     }
 
-    /// Reads a map from names to texts; says which names are none of the known.
+    /// Reads a map from names to texts; says which names are none of the known, where it is known which there are.
     pub(crate) fn each<T>(
         &mut self,
         object: &Object<'_>,
@@ -166,16 +166,25 @@ impl Reader {
         let Some(entry) = object.fields.get(name) else { return values };
         let path = join(&object.path, name);
         let Value::Map(entries) = &entry.value.value else {
-            self.problem(entry.line, &path, &format!("expected a value for each {what}, like `{}: …`", known[0]));
+            self.problem(
+                entry.line,
+                &path,
+                &format!(
+                    "expected a value for each {what}, like `{}: …`",
+                    known.first().map_or("name", String::as_str)
+                ),
+            );
             return values;
         };
         for entry in entries {
             let place = join(&path, &entry.key);
-            if !known.contains(&entry.key) {
+            // Looked at whatever its name is, so that all is told at once.
+            let value = self.scalar(&entry.value, &place, &parse);
+            if !known.is_empty() && !known.contains(&entry.key) {
                 self.problem(entry.line, &place, &format!("no {what} of this pair; there is {}", known.join(" and ")));
             } else if values.contains_key(&entry.key) {
                 self.problem(entry.line, &place, "is there twice");
-            } else if let Some(value) = self.scalar(&entry.value, &place, &parse) {
+            } else if let Some(value) = value {
                 values.insert(entry.key.clone(), value);
             }
         }

@@ -7,6 +7,8 @@ mod parts;
 mod policies;
 mod ui;
 
+pub(crate) use jobs::OWN_VOLUMES;
+
 use crate::inventory::Inventory;
 
 /// Begins every file that was made here; a file without it is somebody's own.

@@ -118,6 +118,8 @@ pub struct Database {
 pub struct Dashboard {
     /// Its host name at the ingress.
     pub host: String,
+    /// The Secret with the logins that it asks for.
+    pub login: Option<String>,
     /// The class of the ingress.
     pub ingress_class: Option<String>,
     /// The issuer of its certificate.

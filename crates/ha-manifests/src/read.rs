@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::document::{self, Node, Value};
 use crate::fields::{At, Object, Reader, nearest};
+use crate::generate::OWN_VOLUMES;
 use crate::inventory::{Dashboard, Database, Delete, Inventory, Job, JobKind, Pair, Server, Volume};
 use crate::problem::Problem;
 use crate::schedule::{self, Interval};
@@ -127,6 +128,9 @@ fn servers(reader: &mut Reader, object: &Object<'_>) -> Vec<RawServer> {
             if let Some(first) = known {
                 reader.refuse(name, &format!("a server with this name is in line {} already", first.line));
             }
+            if OWN_VOLUMES.contains(&name.value.as_str()) {
+                reader.refuse(name, "the pods have a volume of this name already; take another one");
+            }
         }
         let address = reader.text(&object, "address", value::address);
         let export = reader.text(&object, "export", value::absolute);
@@ -185,13 +189,18 @@ fn database(reader: &mut Reader, node: &Node) -> Option<Database> {
 fn dashboard(reader: &mut Reader, node: &Node) -> Option<Dashboard> {
     let object = reader.object(node, "dashboard", &shape::DASHBOARD)?;
     let host = reader.text(&object, "host", value::host);
+    let login = object.get("login").map(|_| reader.text(&object, "login", value::host));
     let class = object.get("ingressClass").map(|_| reader.text(&object, "ingressClass", value::host));
     let issuer = reader.text(&object, "issuer", value::host);
     let ingress_class = match class {
         Some(class) => Some(class?.value),
         None => None,
     };
-    Some(Dashboard { host: host?.value, ingress_class, issuer: issuer?.value })
+    let login = match login {
+        Some(login) => Some(login?.value),
+        None => None,
+    };
+    Some(Dashboard { host: host?.value, login, ingress_class, issuer: issuer?.value })
 }
 
 /// Is a pair as it was read: what is needed to compare it with the others, and itself when all of it is good.
@@ -291,15 +300,12 @@ fn folders(
         Some(_) => reader.text(object, "folder", value::folder),
         None => name.cloned(),
     };
-    let labels = labels?;
-    let own = reader.each(object, "folders", labels, "server", value::folder);
-    Some(labels.each_ref().map(|label| own.get(label).cloned().or_else(|| common.clone())))
+    let known = labels.map_or(&[][..], |labels| &labels[..]);
+    let own = reader.each(object, "folders", known, "server", value::folder);
+    Some(labels?.each_ref().map(|label| own.get(label).cloned().or_else(|| common.clone())))
 }
 
 fn jobs(reader: &mut Reader, object: &Object<'_>, directions: &[String], interval: Interval) -> Option<Vec<Job>> {
-    if directions.is_empty() {
-        return None;
-    }
     let schedules = reader.each(object, "schedules", directions, "direction", schedule::cron);
     let mut deletes = BTreeMap::new();
     if let [_] = directions {
@@ -314,10 +320,17 @@ fn jobs(reader: &mut Reader, object: &Object<'_>, directions: &[String], interva
             _ => Err(format!("expected off, on or strict: {text:?}")),
         });
     }
+    if directions.is_empty() {
+        return None;
+    }
+    if deletes.values().filter(|own| own.value == Delete::Strict).count() == 2 {
+        let message = "strict in both directions: each would delete what is new on the other side; take on for one";
+        reader.refuse(&object.at("delete"), message);
+    }
     let automatic = [interval.first(), interval.second()];
     let line =
         |at: usize| schedules.get(&directions[at]).map_or_else(|| automatic[at].clone(), |own| own.value.clone());
-    if directions.len() == 2 && line(0) == line(1) {
+    if directions.len() == 2 && schedule::same(&line(0), &line(1)) {
         let message = "both directions start at the same time; they share a lock, so one of them would never run";
         reader.refuse(&object.at("schedules"), message);
     }

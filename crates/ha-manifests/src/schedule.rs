@@ -74,25 +74,67 @@ const FIELDS: [(&str, u32, u32, &[&str]); 5] = [
     ("day of week", 0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
 ];
 
-/// Checks a cron line by the rules of the CronJob controller (`robfig/cron`, standard form): five fields of lists,
-/// ranges and steps; Sunday is 0 only; the day of month is in no way the last.
-pub(crate) fn cron(line: &str) -> Result<String, String> {
-    if ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"].contains(&line) {
-        return Ok(line.to_owned());
+/// Is when a line comes: for each field, the values at which it does, as bits; and whether the days are restricted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Times {
+    fields: [u64; 5],
+    restricted: [bool; 2],
+}
+
+impl Times {
+    /// Tells whether the line ever comes: one for the 30th of February does not.
+    fn ever(&self) -> bool {
+        const DAYS: [u32; 12] = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+        let [_, _, days, months, _] = self.fields;
+        // With both restricted, one of the two days is enough.
+        self.restricted == [true, true]
+            || DAYS
+                .iter()
+                .zip(1..)
+                .any(|(last, month)| months & (1 << month) != 0 && days & ((1 << (last + 1)) - 1) != 0)
     }
+}
+
+/// Tells whether two checked lines come at the same times.
+pub(crate) fn same(one: &str, other: &str) -> bool {
+    times(one).is_ok_and(|one| times(other).is_ok_and(|other| one == other))
+}
+
+fn times(line: &str) -> Result<Times, String> {
+    let line = match line {
+        "@yearly" | "@annually" => "0 0 1 1 *",
+        "@monthly" => "0 0 1 * *",
+        "@weekly" => "0 0 * * 0",
+        "@daily" | "@midnight" => "0 0 * * *",
+        "@hourly" => "0 * * * *",
+        line => line,
+    };
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     if words.len() != FIELDS.len() {
         return Err(format!("a schedule has 5 fields like */15 * * * *, this one has {}", words.len()));
     }
-    for (word, (name, least, greatest, names)) in words.iter().zip(FIELDS) {
+    let mut times = Times { fields: [0; 5], restricted: [false; 2] };
+    for ((word, bits), (name, least, greatest, names)) in words.iter().zip(&mut times.fields).zip(FIELDS) {
         for part in word.split(',') {
-            field(part, least, greatest, names).map_err(|why| format!("{name}: {part:?} {why}"))?;
+            *bits |= field(part, least, greatest, names).map_err(|why| format!("{name}: {part:?} {why}"))?;
         }
     }
-    Ok(words.join(" "))
+    let restricted = |word: &str| !word.split(',').any(|part| matches!(part, "*" | "?" | "*/1" | "?/1"));
+    times.restricted = [restricted(words[2]), restricted(words[4])];
+    Ok(times)
 }
 
-fn field(part: &str, least: u32, greatest: u32, names: &[&str]) -> Result<(), String> {
+/// Checks a cron line by the rules of the CronJob controller (`robfig/cron`, standard form): five fields of lists,
+/// ranges and steps; Sunday is 0 only; the day of month is in no way the last.
+pub(crate) fn cron(line: &str) -> Result<String, String> {
+    if !times(line)?.ever() {
+        return Err(format!("there is no such day in any year: {line:?}"));
+    }
+    Ok(line.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Returns the values of a part of a field, as bits.
+fn field(part: &str, least: u32, greatest: u32, names: &[&str]) -> Result<u64, String> {
     let value = |text: &str| {
         let lower = text.to_ascii_lowercase();
         let named = names.iter().position(|name| *name == lower).and_then(|at| u32::try_from(at).ok());
@@ -105,19 +147,19 @@ fn field(part: &str, least: u32, greatest: u32, names: &[&str]) -> Result<(), St
         Some((range, step)) => (range, Some(step)),
         None => (part, None),
     };
-    match range.split_once('-') {
-        _ if range == "*" || range == "?" => {}
+    let (from, to) = match range.split_once('-') {
+        _ if range == "*" || range == "?" => (least, greatest),
         Some((from, to)) if value(from)? > value(to)? => return Err("ends before it begins".to_owned()),
-        Some(_) => {}
-        None => {
-            value(range)?;
-        }
-    }
-    match step.map(str::parse::<u32>) {
-        None => Ok(()),
-        Some(Ok(step)) if step > 0 && step <= greatest => Ok(()),
-        Some(_) => Err(format!("has a step that is not from 1 to {greatest}")),
-    }
+        Some((from, to)) => (value(from)?, value(to)?),
+        // From there to the end, where there is a step.
+        None => (value(range)?, if step.is_some() { greatest } else { value(range)? }),
+    };
+    let step = match step.map(str::parse::<u32>) {
+        None => 1,
+        Some(Ok(step)) if step > 0 && step <= greatest => step,
+        Some(_) => return Err(format!("has a step that is not from 1 to {greatest}")),
+    };
+    Ok((from..=to).step_by(step as usize).fold(0, |bits, value| bits | 1 << value))
 }
 
 #[cfg(test)]
@@ -150,6 +192,22 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_come_at_the_same_times() {
+        for (one, other, expected) in [
+            ("*/15 * * * *", "0,15,30,45 * * * *", true),
+            ("@daily", "0 0 * * *", true),
+            ("0 0 * * mon-fri", "0 0 * * 1-5", true),
+            ("5/20 * * * *", "5,25,45 * * * *", true),
+            ("0 0 1 * *", "0 0 1 * 1", false),
+            ("0 0 */2 * 1", "0 0 1-31/2 * 1", true),
+            ("0 0 * * *", "0 12 * * *", false),
+        ] {
+            assert_eq!(same(one, other), expected, "{one} {other}");
+        }
+        assert!(cron("0 0 30 2 1").is_ok(), "on Mondays of February");
+    }
+
+    #[test]
     fn cron_lines() {
         for good in
             ["* * * * *", "*/15 * * * *", "7,22,37,52 * * * *", "0 3 * * 0", "0 3 1-7/2 JAN,mar Mon-Fri", "@daily"]
@@ -164,6 +222,7 @@ mod tests {
             ("0 0 * * 7", "day of week: \"7\" is not from 0 to 6"),
             ("0 0 0 * *", "day of month: \"0\" is not from 1 to 31"),
             ("0 0 L * *", "day of month: \"L\" is no number, list, range or step"),
+            ("0 0 31 2,4 *", "there is no such day in any year: \"0 0 31 2,4 *\""),
             ("1,,2 * * * *", "minute: \"\" is no number, list, range or step"),
         ] {
             assert_eq!(cron(bad).unwrap_err(), why, "{bad}");

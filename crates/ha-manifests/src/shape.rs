@@ -104,7 +104,11 @@ pub(crate) const PAIR: Shape = Shape {
     about: "Two folders that are kept equal.",
     fields: &[
         required("name", "Its name, which ends the name of its Lease.", Kind::Text(LABEL)),
-        required("capacity", "Size of its volumes, like 500Gi.", Kind::Text(CAPACITY)),
+        required(
+            "capacity",
+            "Size of its volumes, like 500Gi: a whole number and one of M, G, T, P, Mi, Gi, Ti, Pi.",
+            Kind::Text(CAPACITY),
+        ),
         optional(
             "folder",
             "Its folder below the export root on both servers, or an absolute path; its name when this is not there.",
@@ -160,7 +164,8 @@ pub(crate) const DATABASE: Shape = Shape {
         default("key", "HA_SYNC_DB_DSN", "Its key.", Kind::Text("^[-._a-zA-Z0-9]+$")),
         optional(
             "host",
-            "Host of the database. With it, a NetworkPolicy lets the pods reach that database and no other.",
+            "Host of the database. Where it is an address, a NetworkPolicy lets the pods reach that address alone at \
+             the port; where it is a Service, the namespace of that Service; else any host at the port.",
             Kind::Text(ADDRESS),
         ),
         default("port", "3306", "Its port.", Kind::Number(1, 65535)),
@@ -177,6 +182,12 @@ pub(crate) const DASHBOARD: Shape = Shape {
     about: "The dashboard.",
     fields: &[
         required("host", "Its host name at the ingress.", Kind::Text(HOST)),
+        optional(
+            "login",
+            "Secret with the logins that it asks for, under the key HA_SYNC_UI_AUTH. Without it, everybody who reaches \
+             it may look, unless the ingress asks.",
+            Kind::Text(HOST),
+        ),
         optional(
             "ingressClass",
             "Class of the ingress; the cluster's default when this is not there.",

@@ -27,7 +27,11 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
 /// Returns the address of an NFS server: a host name or an IP address.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     let looks_numeric = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let fits = text.parse::<std::net::IpAddr>().is_ok() || (!looks_numeric && host(text).is_ok());
+    // In the usual spelling, so that two of one address are seen to be the same.
+    if let Ok(address) = text.parse::<std::net::IpAddr>() {
+        return Ok(address.to_string());
+    }
+    let fits = !looks_numeric && host(text).is_ok();
     if fits { Ok(text.to_owned()) } else { Err(format!("neither a host name nor an IP address: {text:?}")) }
 }
 
@@ -58,8 +62,9 @@ pub(crate) fn below(text: &str) -> Result<String, String> {
 
 fn parts(text: &str) -> Option<String> {
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control);
-    // Kubernetes expands $(NAME) in arguments, and an argument with it would be another one than is written here.
-    (text.split('/').all(plain) && !text.contains("$(") && text.len() <= 1024).then(|| text.to_owned())
+    // Kubernetes expands $(NAME) and $$ in arguments, which would be others than are written here.
+    (text.split('/').all(plain) && !text.contains("$(") && !text.contains("$$") && text.len() <= 1024)
+        .then(|| text.to_owned())
 }
 
 /// Returns the reference of an image.
@@ -73,9 +78,11 @@ pub(crate) fn image(text: &str) -> Result<String, String> {
     let (path, last) = name.rsplit_once('/').map_or((None, name), |(path, last)| (Some(path), last));
     let (last, tag) = last.split_once(':').map_or((last, None), |(last, tag)| (last, Some(tag)));
     let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    // Words with '.', '_', '__' or any number of '-' between them.
     let lower = |text: &str| {
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
-        text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric()) && text.bytes().all(allowed)
+        let in_word = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
+        let separator = |text: &str| matches!(text, "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
+        text.starts_with(in_word) && text.ends_with(in_word) && text.split(in_word).all(separator)
     };
     // The first part may be a registry with a port.
     let prefix = path.is_none_or(|path| {
@@ -84,7 +91,7 @@ pub(crate) fn image(text: &str) -> Result<String, String> {
             _ => lower(part),
         })
     });
-    let tagged = tag.is_none_or(|tag| !tag.is_empty() && tag.len() <= 128 && word(tag));
+    let tagged = tag.is_none_or(|tag| !tag.is_empty() && tag.len() <= 128 && word(tag) && !tag.starts_with(['.', '-']));
     if prefix && lower(last) && tagged { Ok(text.to_owned()) } else { Err(refused()) }
 }
 
@@ -123,7 +130,8 @@ pub(crate) fn database(text: &str) -> Result<String, String> {
 /// Returns the key of a Secret.
 pub(crate) fn variable(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let fits = !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed);
+    let is_path = text == "." || text.starts_with("..");
+    let fits = !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && !is_path;
     if fits { Ok(text.to_owned()) } else { Err(format!("not a key of a Secret: {text:?}")) }
 }
 
@@ -137,7 +145,7 @@ mod tests {
     fn what_is_taken_and_what_is_refused() {
         let long = "x".repeat(64);
         let digest = format!("r/a@sha256:{}", "0a".repeat(32));
-        let table: [(&str, Parser, &[&str], &[&str]); 8] = [
+        let table: [(&str, Parser, &[&str], &[&str]); 9] = [
             ("label", label, &["a", "a-1", &long[1..]], &["", "-a", "a-", "A", "a_b", "a.b", "ä", &long]),
             ("host", host, &["a", "ha-sync.example.org"], &["", "a..b", "A.b", ".a", "a b", "*.a"]),
             ("address", address, &["192.168.2.100", "fd00::1", "nas.lan"], &["", "192.168.2.300", "1.2.3", "nas/x"]),
@@ -145,16 +153,31 @@ mod tests {
                 "absolute",
                 absolute,
                 &["/", "/data", "/a b/c/"],
-                &["", "data", "/a/../b", "/a//b", "/./a", "/a\nb", "/$(A)"],
+                &["", "data", "/a/../b", "/a//b", "/./a", "/a\nb", "/$(A)", "/$$A"],
             ),
             ("folder", folder, &["media", "a/b", "/srv/x"], &["", "..", "a/../b", "./a", "a//b"]),
             ("below", below, &[".ha-sync-access", "a/b"], &["", "/a", "../a"]),
             (
                 "image",
                 image,
-                &["a", "192.168.2.100:5000/ha-sync:latest", "ghcr.io/a/b:1.2", "a:B", &digest],
-                &["", "A/b", "a b", "a:", "a:b:c", "/a", "a//b", "a:5000/b:c d", "a@sha256:12", "a@md5:12"],
+                &["a", "192.168.2.100:5000/ha-sync:latest", "ghcr.io/a/b:1.2", "r/a--b__c.d_e", "a:B", &digest],
+                &[
+                    "",
+                    "A/b",
+                    "a b",
+                    "a:",
+                    "a:b:c",
+                    "/a",
+                    "a//b",
+                    "a:5000/b:c d",
+                    "a@sha256:12",
+                    "a@md5:12",
+                    "r/x-",
+                    "r/a..b",
+                    "a/b:.c",
+                ],
             ),
+            ("variable", variable, &["HA_SYNC_DB_DSN", ".a", "a..b"], &["", ".", "..", "..a", "a b"]),
             (
                 "capacity",
                 capacity,
@@ -170,6 +193,7 @@ mod tests {
                 assert!(parse(text).is_err(), "{name}: {text}");
             }
         }
+        assert_eq!(address("fd00:0::1").unwrap(), "fd00::1");
         assert_eq!(absolute("/data/").unwrap(), "/data");
         assert_eq!(folder("a/b/").unwrap(), "a/b");
     }

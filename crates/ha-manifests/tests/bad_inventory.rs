@@ -73,6 +73,7 @@ dashboard:
     19: pairs[0].mode: expected one-way or two-way: \"both\"
     20: pairs[1].name: is missing
     21: pairs[1].shards: expected a number from 1 to 64
+    22: pairs[1].delete.nas-to-hp: expected off, on or strict: \"maybe\"
     22: pairs[1].delete.nas-to-hp: no direction of this pair; there is nas-to-nas and nas-to-nas
     24: dashboard.host: not a host name: \"https://x.example\"
     25: dashboard.host: is there already, in line 24
@@ -106,6 +107,9 @@ fn single_problems() {
         ("  - {name: m, capacity: }\n", "8: pairs[0].capacity: has no value"),
         ("  - {name: m, capacity: 999999999Pi}\n", "8: pairs[0].capacity: larger than Kubernetes can count: \"999999999Pi\""),
         ("  - {name: m-0, capacity: 1Gi}\n  - {name: m, capacity: 1Gi, shards: 2}\n", "9: pairs[1].name: Lease ha-sync-m-0 would be the name of an object of line 8 too"),
+        ("  - {name: m, capacity: 1Gi, schedules: {b-to-a: '0,15,30,45 * * * *'}}\n", "8: pairs[0].schedules: both directions start at the same time; they share a lock, so one of them would never run"),
+        ("  - {name: m, capacity: 1Gi, schedules: {b-to-a: '0 0 31 2 *'}}\n", "8: pairs[0].schedules.b-to-a: there is no such day in any year: \"0 0 31 2 *\""),
+        ("  - {name: m, capacity: 1Gi, delete: {a-to-b: strict, b-to-a: strict}}\n", "8: pairs[0].delete: strict in both directions: each would delete what is new on the other side; take on for one"),
         ("  - m\n", "8: pairs[0]: expected fields like `name: …`"),
         ("  m: 1\n", "7: pairs: expected a list"),
         ("  []\n", "7: pairs: expected at least one pair"),
@@ -157,5 +161,28 @@ fn no_byte_of_an_inventory_makes_it_panic() {
                 assert!(!problems.is_empty() && problems.iter().all(|problem| problem.line > 0), "{changed}");
             }
         }
+    }
+}
+
+#[test]
+fn what_cannot_be_placed_is_looked_at_all_the_same() {
+    let pair = "  - {name: m, capacity: 1Gi, servers: [a, nope], schedules: {x: '99 * * * *'}, delete: {y: maybe}, folders: {z: ../x}}\n  \
+        - {name: n, capacity: 1Gi, mode: both, schedules: {a-to-b: '99 * * * *'}}\n";
+    insta::assert_snapshot!(problems(&with_pairs(pair)), @r#"
+    8: pairs[0].delete.y: expected off, on or strict: "maybe"
+    8: pairs[0].folders.z: expected a folder below the export root like photos/2026, or an absolute path: "../x"
+    8: pairs[0].schedules.x: minute: "99" is not from 0 to 59
+    8: pairs[0].servers[1]: unknown server: nope
+    9: pairs[1].mode: expected one-way or two-way: "both"
+    9: pairs[1].schedules.a-to-b: minute: "99" is not from 0 to 59
+    "#);
+}
+
+#[test]
+fn names_of_the_pods_own_volumes_are_no_servers() {
+    for name in ["logs", "tmp", "lock"] {
+        let text = with_pairs("  - {name: m, capacity: 1Gi}\n").replace("name: b,", &format!("name: {name},"));
+        let expected = "6: servers[1].name: the pods have a volume of this name already; take another one\n";
+        assert_eq!(problems(&text), expected);
     }
 }

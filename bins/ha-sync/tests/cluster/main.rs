@@ -133,6 +133,76 @@ fn everything_is_accepted(plane: &ControlPlane) {
     apply(plane, "base", &[]);
 }
 
+/// What the plan's inventory has nothing of.
+const VARIANTS: &str = "
+namespace: variants
+image: r/ha-sync:1
+logs: {server: one, folder: /srv/logs}
+servers:
+  - {name: one, address: 10.0.0.1, export: /data}
+  - {name: two, address: nas-b.lan, export: /}
+  - {name: three, address: 'fd00::3', export: /vol/c}
+database: {host: 'fd00::9'}
+dashboard: {host: sync.example.org, login: ha-sync-logins, ingressClass: nginx}
+pairs:
+  - {name: sharded, capacity: 1Ti, servers: [one, two], shards: 3}
+  - {name: both, capacity: 1Gi, servers: [two, three], mode: two-way, interval: 1h}
+  - {name: mirror, capacity: 500M, servers: [one, three], delete: {one-to-three: strict, three-to-one: on}}
+";
+
+/// On a control plane of its own: the volume of the logs has the same name in every deployment.
+#[test]
+fn variants_on_a_real_control_plane() {
+    let plane = need!(ControlPlane::start());
+    plane.given(&["apply", "-f", "-"], OPERATOR);
+    plane.done(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"]);
+    let place = tempfile::tempdir().unwrap();
+    let (inventory, out) = (place.path().join("inventory.yaml"), place.path().join("out"));
+    std::fs::write(&inventory, VARIANTS).unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_ha-sync"))
+        .args(["manifests".as_ref(), "--inventory".as_ref(), inventory.as_os_str(), "--out".as_ref(), out.as_os_str()])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    plane.done(&["create", "namespace", "variants"]);
+    for name in ["base", "overlays/production", "overlays/rootless", "overlays/ingress", "overlays/monitoring"] {
+        let folder = out.join(name);
+        let folder = folder.to_str().unwrap();
+        let words = ["apply", "--server-side", "--force-conflicts", "--validate=strict", "-k", folder];
+        let (_, warned) = plane.done(&words);
+        assert!(warned.is_empty(), "{name}: {warned}");
+    }
+    command_lines_are_understood(&plane, "variants");
+}
+
+/// Each command line of a CronJob is one that the program takes: a run gets as far as the roots, which are not here.
+fn command_lines_are_understood(plane: &ControlPlane, namespace: &str) {
+    let jobs = plane.done(&["-n", namespace, "-o", "json", "get", "cronjobs"]).0;
+    let jobs: Value = serde_json::from_str(&jobs).unwrap();
+    let jobs = jobs["items"].as_array().unwrap();
+    assert!(jobs.len() > 5);
+    for job in jobs {
+        let container = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["command"], serde_json::json!(["/ha-sync"]));
+        let words: Vec<&str> =
+            container["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        let is_run = words.iter().any(|word| word.starts_with("--pair="));
+        let logs = tempfile::tempdir().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_ha-sync"))
+            .args(&words)
+            .args(is_run.then_some("--lock=file"))
+            .arg("--log-dir")
+            .arg(logs.path())
+            .env_clear()
+            .env("JOB_COMPLETION_INDEX", "2")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(if is_run { 5 } else { 0 }), "{words:?}: {told}");
+        assert!(!is_run || told.contains("/mnt/"), "{told}");
+    }
+}
+
 /// The default pods are `baseline`, those without root are `restricted`.
 fn pods_fit_the_standards_for_pods(plane: &ControlPlane) {
     let warned = |level: &str, name: &str| {
@@ -197,24 +267,11 @@ fn a_cron_job_makes_its_job_and_pod(plane: &ControlPlane) {
         assert_eq!(volume.strip_prefix("pv-"), name.strip_prefix("pvc-"), "each claim has its own volume");
     }
     let media = &pods("ha-sync/pair=media")[0];
-    let container = &media["spec"]["containers"][0];
     assert!(
         media["spec"]["volumes"].as_array().unwrap().iter().any(|volume| volume["projected"].is_object()),
         "a token"
     );
     let prune = &pods("app.kubernetes.io/component=prune")[0];
     assert!(!prune["spec"]["volumes"].as_array().unwrap().iter().any(|volume| volume["projected"].is_object()));
-    // The command line of the pod is one that the program takes: it gets as far as the roots, which are not here.
-    let words: Vec<&str> = container["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
-    let logs = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_ha-sync"))
-        .args(&words)
-        .args(["--lock=file", "--log-dir"])
-        .arg(logs.path())
-        .env_clear()
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(5), "{told}");
-    assert!(told.contains("/mnt/dell/media"), "{told}");
+    command_lines_are_understood(plane, NAMESPACE);
 }

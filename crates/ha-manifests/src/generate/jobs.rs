@@ -86,12 +86,16 @@ fn attempts(shards: u32) -> Map {
     )
 }
 
+/// The names of volumes that every job has, beside those of its servers.
+pub(crate) const OWN_VOLUMES: [&str; 3] = ["logs", "tmp", "lock"];
+
 fn own_mounts() -> impl Iterator<Item = Map> {
-    [mount("logs", LOG_DIRECTORY), mount("tmp", "/tmp"), mount("lock", "/run/lock")].into_iter()
+    OWN_VOLUMES.into_iter().zip([LOG_DIRECTORY, "/tmp", "/run/lock"]).map(|(name, path)| mount(name, path))
 }
 
 fn own_volumes() -> impl Iterator<Item = Map> {
-    [claim_volume("logs", "pvc-ha-sync-logs"), scratch("tmp"), scratch("lock")].into_iter()
+    let [logs, others @ ..] = OWN_VOLUMES;
+    std::iter::once(claim_volume(logs, "pvc-ha-sync-logs")).chain(others.into_iter().map(scratch))
 }
 
 fn cron_job(inventory: &Inventory, name: &str, schedule: &str, labels: Map, job: Map) -> Map {
@@ -170,6 +174,7 @@ fn prune(inventory: &Inventory) -> Map {
         .said("automountServiceAccountToken", "it asks nothing of Kubernetes", false)
         .with("restartPolicy", "Never")
         .said("securityContext", "the logs belong to the user that the jobs run as", as_root())
+        .with("topologySpreadConstraints", spread(Component::Prune))
         .with("containers", list([container]))
         .with("volumes", list(own_volumes()));
     let template = map("metadata", map("labels", labels(Component::Prune))).with("spec", pod);

@@ -12,7 +12,7 @@ use crate::write::{Map, Yaml, documents, list, map};
 const USER: u32 = 1000;
 
 pub(super) fn files(inventory: &Inventory) -> Vec<File> {
-    let mut files = vec![live(), rootless(), production("production", &["live"]), {
+    let mut files = vec![live(), rootless(inventory), production("production", &["live"]), {
         production("rootless", &["live", "rootless"])
     }];
     if let Some(dashboard) = &inventory.dashboard {
@@ -33,8 +33,8 @@ fn component(name: &str, patches: Yaml) -> File {
 }
 
 /// Changes objects of a kind and a component of ours by JSON patches.
-fn patch(of: Component, operations: &[Map]) -> Map {
-    let target = map("kind", "CronJob").with("labelSelector", format!("app.kubernetes.io/component={}", of.name()));
+fn patch(kind: &str, of: Component, operations: &[Map]) -> Map {
+    let target = map("kind", kind).with("labelSelector", format!("app.kubernetes.io/component={}", of.name()));
     let list = map("patch", list(operations.iter().cloned()));
     // The patch is YAML in a text; what stands behind its key is that text.
     let text = documents([&list]);
@@ -48,13 +48,13 @@ fn live() -> File {
     let remove = |component: Component, at: usize| {
         let path = format!("{POD}/containers/0/args/{at}");
         let operation = |name: &str| map("op", name).with("path", &path);
-        patch(component, &[operation("test").with("value", "--dry-run"), operation("remove")])
+        patch("CronJob", component, &[operation("test").with("value", "--dry-run"), operation("remove")])
     };
     let patches = list([remove(Component::Sync, DRY_RUN_OF_SYNC), remove(Component::Prune, DRY_RUN_OF_PRUNE)]);
     component("live", patches)
 }
 
-fn rootless() -> File {
+fn rootless(inventory: &Inventory) -> File {
     let replace =
         |path: &str, value: Yaml| map("op", "replace").with("path", format!("{POD}/{path}")).with("value", value);
     let user = || {
@@ -66,7 +66,10 @@ fn rootless() -> File {
     };
     let mut sync = user().to_vec();
     sync.push(map("op", "remove").with("path", format!("{POD}/containers/0/securityContext/capabilities/add")));
-    component("rootless", list([patch(Component::Sync, &sync), patch(Component::Prune, &user())]))
+    let group = map("op", "replace").with("path", "/spec/template/spec/securityContext/supplementalGroups/0");
+    let dashboard = patch("Deployment", Component::Dashboard, &[group.with("value", USER)]);
+    let jobs = [patch("CronJob", Component::Sync, &sync), patch("CronJob", Component::Prune, &user())];
+    component("rootless", list(jobs.into_iter().chain(inventory.dashboard.is_some().then_some(dashboard))))
 }
 
 fn production(name: &str, components: &[&str]) -> File {
@@ -76,7 +79,7 @@ fn production(name: &str, components: &[&str]) -> File {
 }
 
 fn ingress(inventory: &Inventory, dashboard: &Dashboard) -> [File; 2] {
-    let Dashboard { host, ingress_class, issuer } = dashboard;
+    let Dashboard { host, ingress_class, issuer, login: _ } = dashboard;
     let service = map("name", "ha-sync-ui").with("port", map("number", ui::PORT));
     let path = map("path", "/").with("pathType", "Prefix").with("backend", map("service", service));
     let rule = map("host", host).with("http", map("paths", list([path])));

@@ -10,6 +10,8 @@ use crate::write::{Map, list, map};
 
 /// The port that it listens on, and its name.
 pub(super) const PORT: u32 = 8080;
+/// The variable of its logins, which is their key in the Secret, too.
+const LOGINS: &str = "HA_SYNC_UI_AUTH";
 /// Owns nothing anywhere.
 const NOBODY: u32 = 65534;
 
@@ -28,17 +30,22 @@ fn deployment(inventory: &Inventory) -> Map {
     let container = map("name", "ha-sync-ui")
         .with("image", &inventory.image)
         .with("command", list(["/ha-sync-ui"]))
-        .with("env", list([database(inventory)]))
+        .with("env", list(std::iter::once(database(inventory)).chain(login(inventory))))
         .with("ports", list([map("name", "http").with("containerPort", PORT)]))
         .with("startupProbe", probe("/healthz", 2).with("failureThreshold", 30))
         .with("livenessProbe", probe("/healthz", 20))
-        .with("readinessProbe", probe("/readyz", 10))
+        .said(
+            "readinessProbe",
+            "not /readyz: without the database, the page that says so is what is wanted",
+            probe("/healthz", 10),
+        )
         .with("resources", resources("20m", "32Mi", "1", "128Mi"))
         .with("securityContext", confined(Map::default()))
         .with("volumeMounts", list([mount("logs", LOG_DIRECTORY).with("readOnly", true), mount("tmp", "/tmp")]));
     let user = map("runAsUser", NOBODY)
         .with("runAsGroup", NOBODY)
         .with("runAsNonRoot", true)
+        .said("supplementalGroups", "it counts the logs that wait, which the jobs' group may read", list([0_u32]))
         .with("seccompProfile", seccomp());
     let pod = map("serviceAccountName", "ha-sync-ui")
         .said("automountServiceAccountToken", "it asks nothing of Kubernetes", false)
@@ -53,6 +60,13 @@ fn deployment(inventory: &Inventory) -> Map {
         .with("selector", map("matchLabels", selector(Component::Dashboard)))
         .with("template", template);
     object(inventory, "apps/v1", "Deployment", "ha-sync-ui", labels(Component::Dashboard)).with("spec", spec)
+}
+
+/// Returns the logins that it asks for.
+fn login(inventory: &Inventory) -> Option<Map> {
+    let secret = inventory.dashboard.as_ref()?.login.as_ref()?;
+    let key = map("name", secret).with("key", LOGINS);
+    Some(map("name", LOGINS).with("valueFrom", map("secretKeyRef", key)))
 }
 
 fn service(inventory: &Inventory) -> Map {
