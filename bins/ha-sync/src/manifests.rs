@@ -131,11 +131,14 @@ fn checked(settings: &ManifestsSettings, differences: &[Difference<'_>]) -> Resu
         differences.iter().map(|one| format!("{}: {}\n", one.kind, printable_path(&one.path))).collect();
     print(&lines).or_failure(FailureKind::Failed)?;
     let (inventory, out) = (printable_path(&settings.inventory), printable_path(&settings.out));
-    let failure = Failure::new(FailureKind::Failed, format!("the folder is not what the inventory says: {out}"));
-    // What somebody else made, the command leaves alone.
+    let mut failure = Failure::new(FailureKind::Failed, format!("the folder is not what the inventory says: {out}"));
+    if !differences.iter().all(|one| one.is_foreign) {
+        failure = failure.hint(format!("ha-sync manifests --inventory {inventory} --out {out}"));
+    }
+    // What somebody else made, that leaves alone.
     if let Some(foreign) = differences.iter().find(|one| one.is_foreign) {
         let path = printable_path(&foreign.path);
-        return Err(failure.hint(format!("a file that was not made by it; move it out of there: mv '{path}' .")));
+        failure = failure.hint(format!("a file that ha-sync manifests has not made; move it away: mv '{path}' ."));
     }
-    Err(failure.hint(format!("ha-sync manifests --inventory {inventory} --out {out}")))
+    Err(failure)
 }

@@ -59,7 +59,9 @@ fn a_folder_is_written_checked_and_mended() {
     ");
     assert_eq!(std::fs::read_to_string(at("base/rbac.yaml")).unwrap(), made);
     assert!(at("base/mine.yaml").exists() && at("overlays/mine/kustomization.yaml").exists());
-    assert_eq!(manifests(top.path(), &check).1, "extra: TOP/deploy/base/mine.yaml\n");
+    let (_, extra, why) = manifests(top.path(), &check);
+    assert_eq!(extra, "extra: TOP/deploy/base/mine.yaml\n");
+    assert!(!why.contains("--inventory") && why.contains("mv 'TOP/deploy/base/mine.yaml' ."), "{why}");
 }
 
 #[test]
