@@ -138,7 +138,7 @@ fn checked(settings: &ManifestsSettings, differences: &[Difference<'_>]) -> Resu
     // What somebody else made, that leaves alone.
     if let Some(foreign) = differences.iter().find(|one| one.is_foreign) {
         let path = printable_path(&foreign.path);
-        failure = failure.hint(format!("a file that ha-sync manifests has not made; move it away: mv '{path}' ."));
+        failure = failure.hint(format!("a file that ha-sync manifests has not made; move it away: mv '{path}' ~/"));
     }
     Err(failure)
 }
