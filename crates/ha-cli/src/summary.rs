@@ -1,5 +1,6 @@
 //! What a run prints on stdout: in text a plan of dry runs as it comes and a table at the end, in JSON one document
-//! `{"iteration": …, "plan": […], "already_current_as_of": …, "summary": …}`, written as it comes too.
+//! `{"iteration": …, "plan": […], "already_current_as_of": …, "summary": …}`, written as it comes too. The plan of a real
+//! run has its operations with how they went; only a dry run is current or not.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::{Mutex, PoisonError};
@@ -45,7 +46,7 @@ pub struct SummaryOptions {
     pub quiet: bool,
 }
 
-/// Prints the plan of a dry run, operation by operation, and the summary of any run. The plan is never held; a
+/// Prints the plan, operation by operation, and the summary of a run. The plan is never held; a
 /// million operations take a buffer's memory.
 ///
 /// A closed stdout ends the printing, not the run.
@@ -76,17 +77,14 @@ impl<W: Write + Send> PlanPrinter<W> {
         let printer =
             Self { options, dry_run: iteration.dry_run, state: Mutex::new(State { out, error: None, operations: 0 }) };
         if options.format == OutputFormat::Json {
-            printer.write(|state| {
-                write!(state.out, "{{\"iteration\":{}", to_json(iteration)?)?;
-                if iteration.dry_run { write!(state.out, ",\"plan\":[") } else { Ok(()) }
-            });
+            printer.write(|state| write!(state.out, "{{\"iteration\":{},\"plan\":[", to_json(iteration)?));
         }
         printer
     }
 
-    /// Prints an operation of a dry run's plan; does nothing in other runs. May be called from many threads.
+    /// Prints an operation of a plan; in text that of a dry run only. May be called from many threads.
     pub fn operation(&self, operation: &Operation) {
-        if !self.dry_run || (self.options.quiet && self.options.format == OutputFormat::Text) {
+        if self.options.format == OutputFormat::Text && (self.options.quiet || !self.dry_run) {
             return;
         }
         // Formatted before the lock is taken.
@@ -119,9 +117,10 @@ impl<W: Write + Send> PlanPrinter<W> {
     ) -> io::Result<()> {
         self.write(|state| match self.options.format {
             OutputFormat::Json => {
+                write!(state.out, "]")?;
                 if self.dry_run {
                     let current = already_current.map(|time| time.to_string());
-                    write!(state.out, "],\"already_current_as_of\":{}", to_json(&current)?)?;
+                    write!(state.out, ",\"already_current_as_of\":{}", to_json(&current)?)?;
                 }
                 let (seconds, rate) = (duration(iteration, outcome).as_secs_f64(), rate(iteration, outcome));
                 let summary = Document { outcome, duration_seconds: seconds, bytes_per_second: rate, places };

@@ -217,7 +217,9 @@ fn summary_tables() {
 #[test]
 fn summary_documents() {
     insta::assert_snapshot!(print(OutputFormat::Json, false, false, None), @r#"
-    {"iteration":{"run_id":"20260413T152357Z-0000abcd","sync_pair":"media","direction":"dell-to-hp","src":"/mnt/dell/media","dest":"/mnt/hp/media","started_at":"2026-04-13T15:23:57.25Z","dry_run":false},"summary":{"ended_at":"2026-04-13T15:26:01.25Z","status":"partial_failure","files_created":1234,"files_updated":7,"files_deleted":0,"files_skipped":200000,"files_failed":1,"total_bytes_transferred":1288490188,"skip_reasons":{"destination newer":3},"error_message":"a\nb: no space left on device","duration_seconds":124.0,"bytes_per_second":10391049,"places":{"log":null,"database":"sqlite:/var/log/ha-sync/audit.db","trash":null}}}
+    {"iteration":{"run_id":"20260413T152357Z-0000abcd","sync_pair":"media","direction":"dell-to-hp","src":"/mnt/dell/media","dest":"/mnt/hp/media","started_at":"2026-04-13T15:23:57.25Z","dry_run":false},"plan":[
+    {"seq":1,"operation":"create","filepath":"a\nb","size_after":34,"started_at":"2026-04-13T15:23:58Z","status":"success"},
+    {"seq":1,"operation":"update","filepath":"b\nc","size_before":12,"size_after":34,"started_at":"2026-04-13T15:23:58Z","status":"fail","error_message":"changed since scan"}],"summary":{"ended_at":"2026-04-13T15:26:01.25Z","status":"partial_failure","files_created":1234,"files_updated":7,"files_deleted":0,"files_skipped":200000,"files_failed":1,"total_bytes_transferred":1288490188,"skip_reasons":{"destination newer":3},"error_message":"a\nb: no space left on device","duration_seconds":124.0,"bytes_per_second":10391049,"places":{"log":null,"database":"sqlite:/var/log/ha-sync/audit.db","trash":null}}}
     "#);
     let text = print(OutputFormat::Json, true, false, Some("2026-04-12T01:02:03Z"));
     let document: serde_json::Value = serde_json::from_str(&text).unwrap();
