@@ -88,6 +88,9 @@ pub struct Planned {
     /// What the side that deleted it last had, of a deletion in a two-way run: it may have been moved there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vanished: Option<Vanished>,
+    /// Hash of what the scan saw below the destination's directory, of one that is replaced whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<u64>,
     /// Whose metadata hold on both sides, where they are not all the source's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<Merge>,

@@ -15,6 +15,7 @@ pub mod state;
 pub mod stop;
 
 mod agree;
+mod below;
 mod execute;
 mod queue;
 mod renames;

@@ -270,6 +270,7 @@ impl<'a> Scan<'a> {
             source: source.cloned(),
             destination: destination.cloned(),
             merge: None,
+            below: None,
             vanished: None,
             reason: None,
             source_md5: None,

@@ -101,12 +101,15 @@ pub fn occupied(directory: &Dir, name: &[u8]) -> CommitError {
     }
 }
 
-/// Puts the finished entry `temporary` in the place of what `seen` describes; that goes to `trash`, or away.
+/// Tells whether a directory that goes as a whole, at a name of another one, still holds what it did.
+pub type IsWhole<'a> = dyn Fn(&Dir, &[u8]) -> Result<bool, FsError> + 'a;
+
+/// Puts the finished entry `temporary` in the place of the name that `seen` describes; that goes to `trash`, or away.
 pub fn replace(
     directory: &Dir,
     temporary: &[u8],
-    name: &[u8],
-    seen: &Entry,
+    (name, seen): (&[u8], &Entry),
+    is_whole: &IsWhole<'_>,
     trash: Option<&Dir>,
     ways: &Ways,
 ) -> Result<(), CommitError> {
@@ -114,15 +117,18 @@ pub fn replace(
         Some(now) if seen.same_version(&now) => {}
         _ => return Err(CommitError::Changed),
     }
+    if seen.is_directory() && !is_whole(directory, name)? {
+        return Err(CommitError::Changed);
+    }
     if ways.exchange.load(Ordering::Relaxed) {
         match directory.exchange(temporary, name) {
-            Ok(()) => return finish_exchange(directory, temporary, name, seen, trash),
+            Ok(()) => return finish_exchange(directory, temporary, (name, seen), is_whole, trash),
             Err(error) if error.errno() == Some(Errno::NOENT) => return Err(CommitError::Changed),
             Err(error) if is_unsupported(&error) => ways.exchange.store(false, Ordering::Relaxed),
             // A server may have done it and its answer be lost.
             Err(error) => match directory.find(temporary) {
                 Ok(Some(out)) if out.inode == seen.inode => {
-                    return finish_exchange(directory, temporary, name, seen, trash);
+                    return finish_exchange(directory, temporary, (name, seen), is_whole, trash);
                 }
                 _ => return Err(error.into()),
             },
@@ -133,11 +139,11 @@ pub fn replace(
         // Between a directory and something else there is no replacing rename: the name is absent for a moment.
         Some(trash) if directories => {
             directory.rename_over(name, trash, name)?;
-            match trash.find(name)? {
-                Some(out) if seen.same_content_version(&out) => {}
-                _ => {
+            match trash.find(name).and_then(|out| is_out(seen, out, || is_whole(trash, name))) {
+                Ok(true) => {}
+                other => {
                     trash.rename_over(name, directory, name)?;
-                    return Err(CommitError::Changed);
+                    return Err(other.err().map_or(CommitError::Changed, CommitError::from));
                 }
             }
             if let Err(error) = create(directory, temporary, name, ways) {
@@ -191,21 +197,29 @@ fn is_there(directory: &Dir, name: &[u8], seen: &Entry) -> bool {
     matches!(directory.find(name), Ok(Some(now)) if now.inode == seen.inode)
 }
 
+/// Tells whether what came out is what the plan saw: nobody can have put anything into a directory by its old path since.
+fn is_out(seen: &Entry, out: Option<Entry>, is_whole: impl FnOnce() -> Result<bool, FsError>) -> Result<bool, FsError> {
+    match out {
+        Some(out) if seen.same_content_version(&out) => Ok(!seen.is_directory() || is_whole()?),
+        _ => Ok(false),
+    }
+}
+
 /// Checks that what came out of the exchange is what the plan saw, and moves it to the trash; else exchanges back.
 fn finish_exchange(
     directory: &Dir,
     temporary: &[u8],
-    name: &[u8],
-    seen: &Entry,
+    (name, seen): (&[u8], &Entry),
+    is_whole: &IsWhole<'_>,
     trash: Option<&Dir>,
 ) -> Result<(), CommitError> {
     let put_back = |error: CommitError| match directory.exchange(temporary, name) {
         Ok(()) => error,
         Err(failed) => failed.into(),
     };
-    match directory.find(temporary) {
-        Ok(Some(out)) if seen.same_content_version(&out) => {}
-        Ok(_) => return Err(put_back(CommitError::Changed)),
+    match directory.find(temporary).and_then(|out| is_out(seen, out, || is_whole(directory, temporary))) {
+        Ok(true) => {}
+        Ok(false) => return Err(put_back(CommitError::Changed)),
         Err(error) => return Err(put_back(error.into())),
     }
     let gone = match trash {

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::metadata::Wanted;
 use super::{Done, Executor, OperationError, Place, discard, entry_of, occupied, unstage};
+use crate::below;
 use crate::job::Fsync;
 use crate::tally::lock;
 
@@ -47,7 +48,9 @@ impl Executor<'_> {
                     self.record_gone(&place.batch.directory.join(&planned.name), seen, true)?;
                 }
                 let trash = place.trash.as_ref();
-                commit::replace(&place.destination, temporary, &planned.name, seen, trash, &self.ways)
+                let is_whole = |holder: &Dir, name: &[u8]| self.is_whole(planned, holder, name);
+                let old = (&planned.name[..], seen);
+                commit::replace(&place.destination, temporary, old, &is_whole, trash, &self.ways)
             }),
         };
         if result.is_err() {
@@ -55,6 +58,14 @@ impl Executor<'_> {
         }
         result?;
         Ok(staged)
+    }
+
+    /// Tells whether a directory that is replaced whole holds what the plan saw in it.
+    fn is_whole(&self, planned: &Planned, holder: &Dir, name: &[u8]) -> Result<bool, FsError> {
+        match planned.below {
+            Some(below) => below::fingerprint(self.destination, &holder.path().join(name)).map(|now| now == below),
+            None => Ok(true),
+        }
     }
 
     pub(super) fn put_file(

@@ -10,6 +10,7 @@ use ha_sync_fs::content::{self, CopyError};
 use ha_sync_fs::{Dir, FsError, attributes};
 
 use super::{Deciding, Opened, Scan};
+use crate::below;
 
 /// Looks closer at one name. An error is absent when the run is being stopped.
 pub(crate) struct Closer<'s, 'a> {
@@ -21,6 +22,8 @@ pub(crate) struct Closer<'s, 'a> {
     pub(super) content: Option<Content>,
     /// Fingerprints of the attributes that were read.
     pub(super) attributes: [Option<u64>; 2],
+    /// Hash of what is below the directory that was looked through.
+    pub(super) below: Option<u64>,
 }
 
 impl<'a> Scan<'a> {
@@ -40,7 +43,7 @@ impl<'a> Scan<'a> {
         name: &'s [u8],
         entries: [Option<&'s Entry>; 2],
     ) -> Closer<'s, 'a> {
-        Closer { scan: self, dirs, name, entries, content: None, attributes: [None; 2] }
+        Closer { scan: self, dirs, name, entries, content: None, attributes: [None; 2], below: None }
     }
 
     /// Returns the MD5 of a file or of a link's target; the error is absent when the run is being stopped.
@@ -159,6 +162,9 @@ impl Closer<'_, '_> {
 
     pub(super) fn below(&mut self, side: Side) -> Result<Below, Option<FsError>> {
         let path = self.dir(side)?.path().join(self.name);
+        // Before the look: what comes between the two is missing in the hash, and found at the execution.
+        let Ok(hash) = below::fingerprint(self.scan.roots[side as usize], &path) else { return Ok(Below::Held) };
+        self.below = Some(hash);
         self.scan.below(side, path)
     }
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::look::Closer;
 use super::{Building, Follower, Found, Leader, Opened, Scan, Task};
+use crate::below;
 use crate::tally::lock;
 
 impl Scan<'_> {
@@ -101,12 +102,13 @@ impl Scan<'_> {
             }
         };
         let content = look.closer.content.take();
+        let below = look.closer.below;
         if self.agreements.is_some()
             && let Some(destination) = &destination
         {
             self.note_agreement(name, (&source, destination), (decision, content.as_ref()), agreed, building);
         }
-        self.plan(opened, name, (source, destination), (decision, policy, agreed), content, building);
+        self.plan(opened, name, (source, destination), (decision, policy, agreed), (content, below), building);
     }
 
     /// Notes that both sides are the same without an operation.
@@ -157,7 +159,7 @@ impl Scan<'_> {
         name: &[u8],
         (source, destination): (Entry, Option<Entry>),
         (decision, policy, agreed): (Decision, &Policy, Option<&Agreed>),
-        content: Option<Content>,
+        (content, below): (Option<Content>, Option<u64>),
         building: &mut Building,
     ) {
         let known = agreed.is_some_and(|agreed| agreed.kind == Kind::Directory);
@@ -195,7 +197,11 @@ impl Scan<'_> {
         }
         let replaces_directory =
             planned.action == Action::Replace && destination.as_ref().is_some_and(Entry::is_directory);
-        if replaces_directory && self.holds_kept(&opened.path.join(name)) {
+        if replaces_directory {
+            let path = opened.path.join(name);
+            planned.below = below.or_else(|| below::fingerprint(self.roots[1], &path).ok());
+        }
+        if replaces_directory && (planned.below.is_none() || self.holds_kept(&opened.path.join(name))) {
             planned.action = Action::Fail(format!("{}: it {}", Reason::TypeConflict, Reason::HoldsKept));
             planned.reason = Some(Reason::TypeConflict);
         }

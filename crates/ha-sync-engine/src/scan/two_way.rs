@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ha_sync_core::baseline::{Agreed, Side};
 use ha_sync_core::conflict::copy_name;
+use ha_sync_core::decide::Content;
 use ha_sync_core::entry::{Entry, Kind};
 use ha_sync_core::plan::{Action, Route};
 use ha_sync_core::reason::Reason;
@@ -23,6 +24,9 @@ const MOST_CONFLICTS: usize = 100_000;
 
 /// Is what both sides have at a name.
 type Entries = [Option<Entry>; 2];
+
+/// Is what a closer look found: the contents, hashes of the attributes, and of what is below a directory.
+type Seen = (Option<Content>, [Option<u64>; 2], Option<u64>);
 
 impl Scan<'_> {
     /// Looks at one name and plans what follows; deletions wait until all names of the directory were looked at.
@@ -76,7 +80,7 @@ impl Scan<'_> {
             building.equal += u64::from(!absent);
             return;
         }
-        let found = (closer.content.take(), closer.attributes);
+        let found = (closer.content.take(), closer.attributes, closer.below);
         self.follow(opened, name, (&entries, agreed), (verdict, found), building);
     }
 
@@ -95,7 +99,7 @@ impl Scan<'_> {
         opened: &Opened,
         name: &[u8],
         (entries, agreed): (&Entries, Option<&Agreed>),
-        (verdict, (content, attributes)): (Verdict, (Option<ha_sync_core::decide::Content>, [Option<u64>; 2])),
+        (verdict, (content, attributes, below)): (Verdict, Seen),
         building: &mut Building,
     ) {
         let [a, b] = [entries[0].as_ref(), entries[1].as_ref()];
@@ -133,7 +137,7 @@ impl Scan<'_> {
                 let route = Route { from, to: from.other() };
                 let sums = sums.take().map(|sums| if from == Side::A { sums } else { [sums[1], sums[0]] });
                 let merge = Some(merge).filter(|merge| *merge != Merge::all(from));
-                self.put(opened, name, route, (entries, sums), (merge, reason), building);
+                self.put(opened, name, route, (entries, sums, below), (merge, reason), building);
             }
             Verdict::Delete { side } => {
                 if let (Some(entry), Some(agreed)) = (entries[side as usize].clone(), agreed.cloned()) {
@@ -160,7 +164,7 @@ impl Scan<'_> {
                     self.keep(opened, name, route, loser, building);
                 }
                 let sums = sums.take().map(|sums| if winner == Side::A { sums } else { [sums[1], sums[0]] });
-                self.put(opened, name, route, (entries, sums), (None, Some(reason)), building);
+                self.put(opened, name, route, (entries, sums, below), (None, Some(reason)), building);
             }
             Verdict::Skip(reason) => {
                 let directory = entries.iter().flatten().all(Entry::is_directory);
@@ -180,7 +184,7 @@ impl Scan<'_> {
         opened: &Opened,
         name: &[u8],
         route: Route,
-        (entries, sums): (&Entries, Option<[[u8; 16]; 2]>),
+        (entries, sums, below): (&Entries, Option<[[u8; 16]; 2]>, Option<u64>),
         (merge, reason): (Option<Merge>, Option<Reason>),
         building: &mut Building,
     ) {
@@ -189,6 +193,7 @@ impl Scan<'_> {
         let action = if destination.is_some() { Action::Replace } else { Action::Create };
         let mut planned = self.planned(name, action, Some(source), destination.as_ref());
         planned.merge = merge.filter(|_| destination.is_some());
+        planned.below = below.filter(|_| destination.as_ref().is_some_and(Entry::is_directory));
         planned.reason = reason;
         planned.source_md5 = sums.map(|sums| sums[0]);
         planned.destination_md5 = sums.map(|sums| sums[1]);

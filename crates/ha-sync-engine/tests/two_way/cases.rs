@@ -18,25 +18,25 @@ const SECOND: i128 = 1_000_000_000;
 
 impl World {
     /// Writes a file, making the directories above it, so many seconds before the first run.
-    fn write(&self, side: ha_sync_core::baseline::Side, path: &str, content: &str, before: i64) {
+    pub(crate) fn write(&self, side: ha_sync_core::baseline::Side, path: &str, content: &str, before: i64) {
         let full = self.path(side, path);
         fs::create_dir_all(full.parent().unwrap()).unwrap();
         fs::write(&full, content).unwrap();
         set_time(&full, i128::from(START - before) * SECOND);
     }
 
-    fn agree(&mut self) {
+    pub(crate) fn agree(&mut self) {
         assert_eq!(self.run().result.unwrap().status, Status::Success);
         assert_eq!(names(&self.tree(A)), names(&self.tree(B)));
         self.clock += 100;
     }
 
-    fn text(&self, side: ha_sync_core::baseline::Side, path: &str) -> Option<String> {
+    pub(crate) fn text(&self, side: ha_sync_core::baseline::Side, path: &str) -> Option<String> {
         fs::read_to_string(self.path(side, path)).ok()
     }
 }
 
-fn names(tree: &Tree) -> Vec<&str> {
+pub(crate) fn names(tree: &Tree) -> Vec<&str> {
     tree.keys().map(String::as_str).collect()
 }
 
@@ -44,7 +44,7 @@ fn bytes(ran: &Ran) -> u64 {
     ran.operations.iter().map(|operation| operation.bytes).sum()
 }
 
-fn with(files: &[&str]) -> World {
+pub(crate) fn with(files: &[&str]) -> World {
     let mut world = World::new(ConflictPolicy::Newest);
     for path in files {
         world.write(A, path, &format!("content of {path}"), 1000);

@@ -4,6 +4,7 @@
 
 mod cases;
 mod edits;
+mod moments;
 mod oracle;
 mod sequences;
 mod world;
