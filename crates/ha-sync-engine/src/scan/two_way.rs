@@ -22,6 +22,9 @@ use crate::tally::lock;
 /// As many open conflicts are told one by one.
 const MOST_CONFLICTS: usize = 100_000;
 
+/// So many conflict copies of one name with the loser's mtime are told apart by a number.
+const MOST_COPIES: u32 = 999;
+
 /// Is what both sides have at a name.
 type Entries = [Option<Entry>; 2];
 
@@ -161,7 +164,17 @@ impl Scan<'_> {
                 if how == ConflictPolicy::KeepBoth
                     && let Some(loser) = &entries[route.to as usize]
                 {
-                    self.keep(opened, name, route, loser, building);
+                    let message = match self.keep(opened, name, route, loser, building) {
+                        Ok(true) => None,
+                        Ok(false) => Some("not replaced: every name for a copy of the loser is taken".to_owned()),
+                        Err(None) => return,
+                        Err(Some(error)) => Some(error.to_line()),
+                    };
+                    if let Some(message) = message {
+                        let mut planned = self.planned(name, Action::Fail(message), a, b);
+                        planned.reason = Some(reason);
+                        return building.push(Side::B, planned);
+                    }
                 }
                 let sums = sums.take().map(|sums| if winner == Side::A { sums } else { [sums[1], sums[0]] });
                 self.put(opened, name, route, (entries, sums, below), (None, Some(reason)), building);
@@ -223,33 +236,67 @@ impl Scan<'_> {
         Task::Directory(Found { path: opened.path.join(name), present: [true; 2], known, mtimes })
     }
 
-    /// Plans copies of the loser of a conflict under a name of its own, on both sides, before it is replaced.
-    fn keep(&self, opened: &Opened, name: &[u8], route: Route, loser: &Entry, building: &mut Building) {
-        let at = |side: Side, copy: &[u8]| opened.dirs[side as usize].as_ref().and_then(|dir| dir.find(copy).ok()?);
-        for number in 1..1000 {
+    /// Plans copies of the loser of a conflict under a name of its own, on both sides, before it is replaced; false when
+    /// every such name is taken.
+    fn keep(
+        &self,
+        opened: &Opened,
+        name: &[u8],
+        route: Route,
+        loser: &Entry,
+        building: &mut Building,
+    ) -> Result<bool, Option<FsError>> {
+        for number in 1..=MOST_COPIES {
             let copy = copy_name(name, route.to, loser.mtime, number);
-            let found = [at(Side::A, &copy), at(Side::B, &copy)];
-            let same = |entry: &Option<Entry>| {
-                entry
-                    .as_ref()
-                    .is_none_or(|entry| (entry.kind, entry.size, entry.mtime) == (loser.kind, loser.size, loser.mtime))
-            };
-            if !found.iter().all(same) {
-                continue;
+            let mut found = [None, None];
+            for side in Side::BOTH {
+                if let Some(dir) = &opened.dirs[side as usize] {
+                    found[side as usize] = self.retry(|| dir.find(&copy)).map_err(Some)?;
+                }
+            }
+            if found.iter().all(Option::is_none) {
+                for side in Side::BOTH {
+                    // Its ctime does not count: it may be linked and replaced meanwhile.
+                    let source = Entry { links: 2, ..loser.clone() };
+                    let mut planned = self.planned(&copy, Action::Keep(name.to_vec()), Some(&source), None);
+                    planned.reason = Some(Reason::Conflict);
+                    building.kept.push((Route { from: route.to, to: side }, planned));
+                }
+                return Ok(true);
             }
             // A run made it that then could not replace the loser; where it lacks it is new.
-            if found.iter().any(Option::is_some) {
-                return;
+            if self.is_copy(opened, (name, route.to, loser), &copy, &found)? {
+                return Ok(true);
             }
-            for side in Side::BOTH {
-                // Its ctime does not count: it may be linked and replaced meanwhile.
-                let source = Entry { links: 2, ..loser.clone() };
-                let mut planned = self.planned(&copy, Action::Keep(name.to_vec()), Some(&source), None);
-                planned.reason = Some(Reason::Conflict);
-                building.kept.push((Route { from: route.to, to: side }, planned));
-            }
-            return;
         }
+        Ok(false)
+    }
+
+    /// Tells whether what is at the name of a conflict copy is one of this loser, and stays.
+    fn is_copy(
+        &self,
+        opened: &Opened,
+        (name, side, loser): (&[u8], Side, &Entry),
+        copy: &[u8],
+        found: &Entries,
+    ) -> Result<bool, Option<FsError>> {
+        let facts = |entry: &Entry| (entry.kind, entry.size, entry.mtime);
+        // What was agreed on and is gone on one side is about to go on the other, too.
+        let goes = found.contains(&None) && opened.agreed(copy).is_some();
+        if goes || found.iter().flatten().any(|entry| facts(entry) != facts(loser)) {
+            return Ok(false);
+        }
+        let content = |side: Side, name: &[u8]| {
+            let dir = opened.dirs[side as usize].as_ref().ok_or(None)?;
+            self.digest(dir, name, loser.kind)
+        };
+        let kept = content(side, name)?;
+        for held in Side::BOTH.into_iter().filter(|held| found[*held as usize].is_some()) {
+            if content(held, copy)? != kept {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

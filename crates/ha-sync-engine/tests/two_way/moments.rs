@@ -3,10 +3,14 @@
 use std::fs;
 
 use ha_sync_core::baseline::Side::{A, B};
+use ha_sync_core::conflict::copy_name;
+use ha_sync_core::entry::Time;
+use ha_sync_core::reconcile::ConflictPolicy;
 use ha_sync_core::record::Status;
+use ha_sync_engine::Mode;
 
 use crate::cases::{names, with};
-use crate::world::{Ran, Trouble, World};
+use crate::world::{Ran, START, Trouble, World};
 
 impl World {
     /// Runs once, and does something when the first operations are announced: the scan is done, and nothing else yet.
@@ -40,4 +44,92 @@ fn what_comes_into_a_directory_that_is_about_to_be_replaced_stays() {
         assert_eq!(names(&world.tree(A)), names(&world.tree(B)));
         assert!(world.run().told().is_empty());
     }
+}
+
+/// A file that both sides change, with the copy of the loser kept beside it; A's loses.
+fn conflicting() -> World {
+    let mut world = with(&["x.txt"]);
+    world.job.mode = Mode::TwoWay(ConflictPolicy::KeepBoth);
+    world.write(A, "x.txt", "the loser", 500);
+    world.write(B, "x.txt", "the winner", 400);
+    world
+}
+
+fn copy(number: u32) -> String {
+    let name = copy_name(b"x.txt", A, Time(i128::from(START - 500) * Time::SECOND), number);
+    String::from_utf8(name).unwrap()
+}
+
+#[test]
+fn a_name_of_a_conflict_copy_that_is_taken_since_the_scan_keeps_the_loser_in_place() {
+    for side in [A, B] {
+        let mut world = conflicting();
+        let taken = world.path(side, &copy(1));
+        let ran = world.run_while(move || fs::write(taken, "somebody's").unwrap());
+        let failed = format!("create {} (changed on both sides) FAILED changed since scan", copy(1));
+        assert!(ran.told().iter().any(|line| line.contains(&failed)), "{:?}", ran.told());
+        assert_eq!(world.text(side, &copy(1)).as_deref(), Some("somebody's"));
+        assert_eq!(world.text(A, "x.txt").as_deref(), Some("the loser"), "no copy, so it stays");
+        // The next run takes another name.
+        assert_eq!(world.run().result.unwrap().status, Status::Success);
+        world.run();
+        assert_eq!(names(&world.tree(A)), names(&world.tree(B)));
+        for side in [A, B] {
+            let all: Vec<_> = world.tree(side).keys().map(|path| world.text(side, path).unwrap()).collect();
+            for content in ["the winner", "the loser", "somebody's"] {
+                assert!(all.iter().any(|held| held == content), "{content}: {all:?}");
+            }
+        }
+        assert!(world.run().told().is_empty());
+    }
+}
+
+#[test]
+fn an_older_copy_of_the_same_size_and_time_is_no_copy_of_the_loser() {
+    for sides in [&[A, B][..], &[A], &[B]] {
+        let mut world = conflicting();
+        for side in sides {
+            world.write(*side, &copy(1), "the l0ser", 500);
+        }
+        assert_eq!(world.run().result.unwrap().status, Status::Success);
+        for side in [A, B] {
+            assert_eq!(world.text(side, &copy(1)).as_deref(), Some("the l0ser"));
+            assert_eq!(world.text(side, &copy(2)).as_deref(), Some("the loser"));
+        }
+        assert!(world.run().told().is_empty());
+    }
+}
+
+#[test]
+fn a_copy_that_is_about_to_be_deleted_is_no_copy_of_the_loser() {
+    let mut world = with(&["x.txt"]);
+    world.job.mode = Mode::TwoWay(ConflictPolicy::KeepBoth);
+    world.write(A, &copy(1), "the loser", 500);
+    world.agree();
+    fs::remove_file(world.path(B, &copy(1))).unwrap();
+    world.write(A, "x.txt", "the loser", 500);
+    world.write(B, "x.txt", "the winner", 400);
+    assert_eq!(world.run().result.unwrap().status, Status::Success);
+    for side in [A, B] {
+        assert_eq!(world.text(side, &copy(1)), None);
+        assert_eq!(world.text(side, &copy(2)).as_deref(), Some("the loser"));
+    }
+}
+
+#[test]
+fn a_loser_stays_when_every_name_of_a_copy_is_taken() {
+    let mut world = conflicting();
+    for number in 1..=999 {
+        fs::write(world.path(B, &copy(number)), "taken").unwrap();
+    }
+    let ran = world.run();
+    let failed: Vec<_> = ran.told().into_iter().filter(|line| line.contains("FAILED")).collect();
+    assert_eq!(
+        failed,
+        [
+            "a-to-b update x.txt (changed on both sides) FAILED not replaced: every name for a copy of the loser is taken"
+        ]
+    );
+    assert_eq!(world.text(A, "x.txt").as_deref(), Some("the loser"));
+    assert_eq!(world.text(B, "x.txt").as_deref(), Some("the winner"));
 }
