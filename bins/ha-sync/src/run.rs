@@ -230,7 +230,16 @@ impl Run<'_> {
         if already_current.is_some() {
             log.discard().or_failure(FailureKind::Failed)?;
         } else {
-            let path = log.finish(&outcome).or_failure(FailureKind::Failed)?;
+            let forgotten = self.forget(log.path(), &result, has_begun.get());
+            let path = match forgotten {
+                true => log.finish(&outcome).or_failure(FailureKind::Failed)?,
+                // Without a trailer it is an interrupted run's: the next one forgets.
+                false => {
+                    let path = log.path().to_owned();
+                    drop(log);
+                    path
+                }
+            };
             self.finish(&mut state, &result);
             self.reporter.event(Event::Phase(Phase::Flushing));
             self.flush(&outcome);
@@ -299,6 +308,36 @@ impl Run<'_> {
             resolved.insert(header.run_id);
         }
         Ok(resolved)
+    }
+
+    /// Forgets what a run deleted that did not get to write its baseline: put back by somebody, it would count as deleted
+    /// on the other side. False when that is left to the next run.
+    fn forget(&self, log: &Path, result: &Result<Finished, RunError>, has_begun: bool) -> bool {
+        let pair = &self.settings.pair;
+        let baseline = Baseline::file(&self.log_directory, pair);
+        let agreed = result.as_ref().map_or(!has_begun, |finished| finished.agreed);
+        if agreed || self.settings.dry_run || !ha_sync_fs::local::exists(&baseline) {
+            return true;
+        }
+        // Another run may be writing the baseline now.
+        if matches!(self.stop.reason(), Some(StopReason::LockLost(_))) {
+            return false;
+        }
+        let later = |error: &(dyn std::error::Error + 'static)| {
+            self.warn_of("what the run deleted is forgotten by the next one", error);
+            false
+        };
+        let forgotten = match recovery::unresolved(log) {
+            Ok(left) => left.forgotten,
+            Err(error) => return later(&error),
+        };
+        if forgotten.is_empty() {
+            return true;
+        }
+        let ends = Ends::new(pair, &self.settings.src, &self.settings.dest);
+        let (spool, run) = (&self.log_directory, &self.iteration.run_id);
+        let forgot = ha_sync_engine::recover::forget(&baseline, &ends, &forgotten, spool, run, now());
+        forgot.map_or_else(|error| later(&error), |()| true)
     }
 
     /// Goes through the open intents of a dead run, at each root those that changed it.

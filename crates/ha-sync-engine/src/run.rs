@@ -94,6 +94,9 @@ pub struct Finished {
     pub approved: Option<String>,
     /// Directories in which the run worked and whose times it could not set.
     pub unsettled: Vec<RelPath>,
+    /// Whether the baseline says what the run came to. If not, it still has what the run deleted: that must be forgotten
+    /// before the next run judges by it.
+    pub agreed: bool,
 }
 
 /// Says why a run ended before it could do anything.
@@ -229,7 +232,8 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
     environment.observer.event(Event::Phase(Phase::Scanning));
     let Ran { mounts, conflicts, plan, unsettled } = if job.dry_run { prepared.dry_run() } else { prepared.execute() }?;
     let approved = prepared.approved.into_inner();
-    let baseline = agreements.map_or(Ok(()), |agreements| conclude(agreements, environment));
+    let baseline = agreements.map_or(Ok(true), |agreements| conclude(agreements, environment));
+    let agreed = matches!(baseline, Ok(true));
     let (counts, first_failure) = tally.counts();
     let (status, error_message) = match environment.stop.reason() {
         Some(reason) => (Status::Failed, Some(reason.to_string())),
@@ -242,8 +246,8 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
                 (Status::PartialFailure, Some(format!("the time of a directory could not be set: {path}")))
             }
             (None, Err(error), _) => (Status::PartialFailure, Some(error_line(&error))),
-            (None, Ok(()), 0) => (Status::Success, None),
-            (None, Ok(()), open) => {
+            (None, Ok(_), 0) => (Status::Success, None),
+            (None, Ok(_), open) => {
                 let path = conflicts[0].path();
                 (
                     Status::PartialFailure,
@@ -255,7 +259,7 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
     let is_empty = |root: &Root| halt::is_empty(root, &filters, &environment.own);
     let source_emptiness = if job.is_two_way() { is_empty(&source).unwrap_or(emptiness.0) } else { emptiness.0 };
     let has_entries = (!source_emptiness, !is_empty(&destination).unwrap_or(emptiness.1));
-    Ok(Finished { counts, status, error_message, plan, conflicts, has_entries, mounts, approved, unsettled })
+    Ok(Finished { counts, status, error_message, plan, conflicts, has_entries, mounts, approved, unsettled, agreed })
 }
 
 /// Opens the pair's baseline, when the job has a use for it: a pair that only ever ran in one direction is a mirror.
@@ -279,11 +283,12 @@ fn agreements<'a>(
     Ok(Some(Agreements::new(path.to_owned(), old, update, tally, environment.stop)))
 }
 
-/// Writes the next baseline, unless it may say more than is durable, or another run may be writing it.
-fn conclude(agreements: Agreements<'_>, environment: &Environment<'_>) -> Result<(), BaselineError> {
+/// Writes the next baseline, unless it may say more than is durable, or another run may be writing it; tells whether the
+/// baseline says now what the run came to.
+fn conclude(agreements: Agreements<'_>, environment: &Environment<'_>) -> Result<bool, BaselineError> {
     match environment.stop.reason() {
-        None | Some(StopReason::Signal(_)) => agreements.finish(environment.run, (environment.now)()),
-        Some(_) => Ok(()),
+        None | Some(StopReason::Signal(_)) => agreements.finish(environment.run, (environment.now)()).map(|()| true),
+        Some(_) => Ok(!agreements.has_news()),
     }
 }
 

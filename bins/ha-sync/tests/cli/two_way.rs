@@ -11,12 +11,12 @@ use ha_testkit::tree::{Compare, Snapshot, file};
 
 use crate::place::{Place, assert_says, sh};
 
-const OLD: i64 = 1_700_000_000;
+pub(crate) const OLD: i64 = 1_700_000_000;
 const NEW: i64 = 1_750_000_000;
 
 impl Place {
     /// A two-way run, the source as A.
-    fn two_way(&self, words: &[&str]) -> Run {
+    pub(crate) fn two_way(&self, words: &[&str]) -> Run {
         self.binary()
             .args(["two-way", "--a"])
             .arg(&self.source)
@@ -28,7 +28,7 @@ impl Place {
     }
 }
 
-fn agreed() -> Place {
+pub(crate) fn agreed() -> Place {
     let place = Place::new(
         &[file("a/one", "one").mtime(OLD), file("a/two", "two").mtime(OLD), file("same", "same").mtime(OLD)],
         &[file("b/three", "three").mtime(OLD), file("same", "same").mtime(OLD)],
@@ -45,12 +45,12 @@ fn plan(outcome: &Outcome) -> Vec<&str> {
 
 /// Times of directories that differ by less than the threshold do not differ.
 #[track_caller]
-fn assert_same_files(place: &Place) {
+pub(crate) fn assert_same_files(place: &Place) {
     let of = |root: &Path| Snapshot::with(root, &Compare::contents());
     of(&place.source).assert_same(&of(&place.destination));
 }
 
-fn content(root: &Path, path: &str) -> Option<String> {
+pub(crate) fn content(root: &Path, path: &str) -> Option<String> {
     fs::read_to_string(root.join(path)).ok()
 }
 
