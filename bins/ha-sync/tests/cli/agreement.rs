@@ -2,13 +2,16 @@
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use ha_testkit::command::Inject;
 use ha_testkit::loopmount::need_tool;
 use ha_testkit::need;
 use ha_testkit::tree::{file, make};
 
+use crate::metadata::root;
 use crate::place::{Place, assert_says};
 use crate::two_way::{OLD, agreed, assert_same_files, content};
 
@@ -51,4 +54,37 @@ fn what_a_run_deleted_that_could_not_write_its_baseline_is_forgotten_by_the_next
     assert!(!place.destination.join("a/two").exists(), "the deletion was carried out");
     fs::remove_dir(&in_the_way).unwrap();
     put_back(&place, &place.source);
+}
+
+/// An edit that keeps the size, between the look at a file and the setting of its time, must keep its own time.
+#[test]
+fn an_edit_while_metadata_are_set_is_seen() {
+    need!(need_tool("strace").map(drop));
+    need!(root());
+    for moved in [false, true] {
+        let place = agreed();
+        let (a, b) = (place.source.clone(), place.destination.clone());
+        let name = if moved { "a/moved" } else { "a/two" };
+        fs::rename(a.join("a/two"), a.join(name)).unwrap();
+        fs::set_permissions(a.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        if !moved {
+            fs::File::open(a.join(name)).unwrap().set_modified(SystemTime::now()).unwrap();
+        }
+        std::os::unix::fs::chown(a.join(name), Some(12345), None).unwrap();
+        let run = place.two_way(&["--workers", "1", "--walkers", "1"]);
+        let slow = Inject::on("fchmod").delay(Duration::from_millis(700)).when("1");
+        let mut running = run.strace(slow).start();
+        // The owner is set before the mode, and the time after it.
+        let owner = || fs::metadata(b.join(name)).map(|meta| meta.uid());
+        while owner().unwrap_or(0) != 12345 {
+            assert!(!running.ended_within(Duration::from_millis(1)), "it ended without setting the owner");
+        }
+        fs::write(b.join(name), "TWO").unwrap();
+        let outcome = running.wait();
+        outcome.assert_code(3);
+        assert_says(&outcome, "changed since scan");
+        place.two_way(&[]).run().assert_success();
+        assert_eq!((content(&a, name).as_deref(), content(&b, name).as_deref()), (Some("TWO"), Some("TWO")));
+        assert_same_files(&place);
+    }
 }

@@ -13,7 +13,7 @@ use crate::place::{Place, assert_says, sh, trash_runs};
 
 const NEWER: i64 = 1_750_000_000;
 
-fn root() -> Result<(), Skipped> {
+pub(crate) fn root() -> Result<(), Skipped> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err(Skipped::because("owners are set by root")) }
 }
 
@@ -295,12 +295,12 @@ fn a_file_and_a_link_replace_each_other_by_age() {
 }
 
 /// Gives everything of a place to another user.
-fn give_away(place: &Place) {
+pub(crate) fn give_away(place: &Place) {
     let path = place.environment.path();
     sh("chown -R 12345:12345 . && chmod 755 .", path);
 }
 
-fn as_user(run: Run) -> Outcome {
+pub(crate) fn as_user(run: Run) -> Outcome {
     run.user(12345, 12345).run()
 }
 

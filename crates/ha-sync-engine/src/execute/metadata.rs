@@ -63,7 +63,7 @@ impl Executor<'_> {
     }
 
     /// Tells whether an entry still has the content that `was` had, with the time that it was given since.
-    fn is_version(&self, now: &Entry, was: &Entry, mtime: Time) -> bool {
+    pub(super) fn is_version(&self, now: &Entry, was: &Entry, mtime: Time) -> bool {
         let same_time = (now.mtime.0 - mtime.0).abs() < self.granularity.max(1);
         (now.kind, now.inode) == (was.kind, was.inode) && (now.is_directory() || (now.size == was.size && same_time))
     }
@@ -96,7 +96,7 @@ impl Executor<'_> {
                 true => Some(attributes::read_at(&place.destination, name, self.privileged)?),
                 false => None,
             };
-            self.apply(&handle, from, name, &Wanted { entry, attributes }, &now, true)?;
+            self.apply_in_place(&handle, from, name, &Wanted { entry, attributes }, &now)?;
         }
         let now = from.find(name)?.ok_or(OperationError::Changed)?;
         // An edit of the last moment is not what was agreed.
@@ -125,6 +125,41 @@ impl Executor<'_> {
     /// capabilities. `now` is what it has; `inherits` says that it may have attributes already.
     /// Returns the fingerprint of the attributes, when they are as wanted now.
     pub(super) fn apply(
+        &self,
+        handle: &OwnedFd,
+        directory: &Dir,
+        name: &[u8],
+        wanted: &Wanted,
+        now: &Entry,
+        inherits: bool,
+    ) -> Result<Option<u64>, OperationError> {
+        let known = self.apply_rights(handle, directory, name, wanted, now, inherits)?;
+        directory_times(handle, directory, name, wanted.entry.mtime)?;
+        Ok(known)
+    }
+
+    /// Does the same to what is in place and may be edited meanwhile: an edit must keep its own time, or nobody would see
+    /// it any more. Between the look and the setting of the time there is a moment left, in which only an edit of the
+    /// size shows.
+    pub(super) fn apply_in_place(
+        &self,
+        handle: &OwnedFd,
+        directory: &Dir,
+        name: &[u8],
+        wanted: &Wanted,
+        now: &Entry,
+    ) -> Result<Option<u64>, OperationError> {
+        let known = self.apply_rights(handle, directory, name, wanted, now, true)?;
+        if now.mtime != wanted.entry.mtime || now.is_directory() {
+            if !now.same_content_version(&entry_of(handle, directory, name)?) {
+                return Err(OperationError::Changed);
+            }
+            directory_times(handle, directory, name, wanted.entry.mtime)?;
+        }
+        Ok(known)
+    }
+
+    fn apply_rights(
         &self,
         handle: &OwnedFd,
         directory: &Dir,
@@ -163,7 +198,6 @@ impl Executor<'_> {
                     .map_err(|errno| directory.error("set mode of", name, errno))?;
             }
         }
-        directory_times(handle, directory, name, wanted.mtime)?;
         Ok(known)
     }
 
@@ -233,7 +267,7 @@ impl Executor<'_> {
         } else {
             let handle = to.open_file(name)?;
             let now = entry_of(&handle, to, name)?;
-            if now.inode != seen.inode || now.kind != seen.kind {
+            if !seen.same_content_version(&now) {
                 return Err(OperationError::Changed);
             }
             let takes = planned.merge.is_none_or(|merge| merge.attributes == Some(route.from));
@@ -245,7 +279,7 @@ impl Executor<'_> {
                 lock(&self.closed).push((place.batch.directory.join(name), entry.mode, Some(entry.mtime)));
                 entry.mode |= 0o700;
             }
-            self.apply(&handle, to, name, &Wanted { entry, attributes }, &now, true)?
+            self.apply_in_place(&handle, to, name, &Wanted { entry, attributes }, &now)?
         };
         let mut now = source.clone();
         self.take_back(place, planned, &mut now)?;

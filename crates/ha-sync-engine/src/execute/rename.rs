@@ -73,8 +73,12 @@ impl Executor<'_> {
             holder.set_mtime(before)?;
         }
         self.forget(&directory, old_name);
-        let attributes = self.dress(place, planned, source)?;
+        let attributes = self.dress(place, planned, source, seen)?;
         let made = place.destination.find(name)?.ok_or(OperationError::Changed)?;
+        // An edit of the last moment is not what was agreed.
+        if !self.is_version(&made, seen, source.mtime) {
+            return Err(OperationError::Changed);
+        }
         let mut agreed = self.agree(place, planned, source, &made, planned.source_md5);
         if let Some(agreed) = &mut agreed {
             (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
@@ -88,7 +92,13 @@ impl Executor<'_> {
         }
     }
 
-    fn dress(&self, place: &Place<'_>, planned: &Planned, source: &Entry) -> Result<Option<u64>, OperationError> {
+    fn dress(
+        &self,
+        place: &Place<'_>,
+        planned: &Planned,
+        source: &Entry,
+        seen: &Entry,
+    ) -> Result<Option<u64>, OperationError> {
         let (from, to) = (place.source.as_ref().ok_or(OperationError::Changed)?, &place.destination);
         let name = &planned.name[..];
         if source.kind == Kind::Link {
@@ -97,11 +107,14 @@ impl Executor<'_> {
         }
         let handle = to.open_file(name)?;
         let now = entry_of(&handle, to, name)?;
+        if !seen.same_content_version(&now) {
+            return Err(OperationError::Changed);
+        }
         let attributes = match self.attributes {
             true => Some(attributes::read_at(from, name, self.privileged)?),
             false => None,
         };
-        self.apply(&handle, to, name, &Wanted { entry: source.clone(), attributes }, &now, true)
+        self.apply_in_place(&handle, to, name, &Wanted { entry: source.clone(), attributes }, &now)
     }
 }
 
