@@ -124,7 +124,7 @@ impl From<CommitError> for OperationError {
     }
 }
 
-/// Is the numbers and names of operations, and what is agreed on each from now on.
+/// Is the numbers and names of operations, and what is agreed on each from now on; 0 where that holds though it failed.
 type NewAgreements = Vec<(u64, Vec<u8>, Option<Agreed>)>;
 
 /// Is what an operation did.
@@ -400,6 +400,10 @@ impl<'a> Executor<'a> {
                 return false;
             }
             Err(OperationError::Fs(mut error)) => {
+                if let Some(known) = self.agree_as_it_is(place, planned, &error) {
+                    // No operation's: it holds though this one failed.
+                    agreed.push((0, planned.name.clone(), Some(known)));
+                }
                 // People know the name, not the temporary one.
                 let temporary = String::from_utf8_lossy(&self.temporary(planned)).into_owned();
                 error.path = error.path.replace(&temporary, &ha_sync_core::path::printable(&planned.name));

@@ -11,9 +11,9 @@ use ha_testkit::loopmount::need_tool;
 use ha_testkit::need;
 use ha_testkit::tree::{file, make};
 
-use crate::metadata::root;
+use crate::metadata::{as_user, give_away, root};
 use crate::place::{Place, assert_says};
-use crate::two_way::{OLD, agreed, assert_same_files, content};
+use crate::two_way::{NEW, OLD, agreed, assert_same_files, content};
 
 fn state(place: &Place) -> PathBuf {
     place.environment.log_dir().join("state").join(place.environment.pair())
@@ -87,4 +87,29 @@ fn an_edit_while_metadata_are_set_is_seen() {
         assert_eq!((content(&a, name).as_deref(), content(&b, name).as_deref()), (Some("TWO"), Some("TWO")));
         assert_same_files(&place);
     }
+}
+
+/// Where the user may not set the times of a file, its content is agreed on all the same.
+#[test]
+fn what_is_deleted_later_where_metadata_may_not_be_set_stays_deleted() {
+    need!(root());
+    let both = |time| [file("d/x", "the same").mtime(time), file("d/y", "the same").mtime(time)];
+    let place = Place::new(&both(NEW), &both(OLD));
+    give_away(&place);
+    for path in ["d/x", "d/y"] {
+        std::os::unix::fs::chown(place.destination.join(path), Some(0), None).unwrap();
+        fs::set_permissions(place.destination.join(path), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let run = || as_user(place.two_way(&[]));
+    let outcome = run();
+    outcome.assert_code(3);
+    assert_says(&outcome, "Operation not permitted");
+    run().assert_success();
+    fs::remove_file(place.source.join("d/x")).unwrap();
+    fs::write(place.source.join("d/y"), "changed on a").unwrap();
+    run().assert_success();
+    assert!(!place.source.join("d/x").exists() && !place.destination.join("d/x").exists(), "it stays deleted");
+    assert_eq!(content(&place.destination, "d/y").as_deref(), Some("changed on a"));
+    run().assert_success();
+    assert_same_files(&place);
 }

@@ -12,7 +12,7 @@ use ha_testkit::tree::{Compare, Snapshot, file};
 use crate::place::{Place, assert_says, sh};
 
 pub(crate) const OLD: i64 = 1_700_000_000;
-const NEW: i64 = 1_750_000_000;
+pub(crate) const NEW: i64 = 1_750_000_000;
 
 impl Place {
     /// A two-way run, the source as A.

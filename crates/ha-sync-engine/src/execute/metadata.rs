@@ -3,9 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use ha_sync_core::baseline::{Side, fingerprint};
+use ha_sync_core::baseline::{Agreed, Side, fingerprint};
 use ha_sync_core::entry::{Entry, Kind, Time};
-use ha_sync_core::plan::Planned;
+use ha_sync_core::plan::{Action, Planned};
 use ha_sync_core::reconcile::Merge;
 use ha_sync_fs::attributes::{self, Attributes};
 use ha_sync_fs::{Dir, FsError};
@@ -229,6 +229,22 @@ impl Executor<'_> {
         // A group that we are a member of can be given all the same.
         let _ = rustix::fs::fchown(handle, None, Some(gid));
         Ok(wanted.uid == now.uid && wanted.gid == now.gid)
+    }
+
+    /// Says what is agreed where metadata may not be set: the content is the same, and each side keeps what it has of the
+    /// rest until somebody changes it again. Without that, what is deleted or changed later would count as new.
+    pub(super) fn agree_as_it_is(&self, place: &Place<'_>, planned: &Planned, error: &FsError) -> Option<Agreed> {
+        let denied = matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS));
+        if !denied || planned.action != Action::Metadata || self.agreements.is_none() {
+            return None;
+        }
+        let unchanged = |dir: &Dir, seen: &Option<Entry>| {
+            let seen = seen.as_ref()?;
+            dir.find(&planned.name).ok()?.filter(|now| seen.same_content_version(now))
+        };
+        let source = unchanged(place.source.as_ref()?, &planned.source)?;
+        let destination = unchanged(&place.destination, &planned.destination)?;
+        self.agree(place, planned, &source, &destination, planned.source_md5)
     }
 
     /// Sets metadata where the content is the same: the source's, or what the two sides' come to.
