@@ -21,6 +21,7 @@ use ha_sync_fs::lock::{LockError, RootLock, Sharing, lock_root};
 use ha_sync_fs::probe::{self, Probe};
 use ha_sync_fs::{FsError, Root};
 use jiff::Timestamp;
+use rustix::io::Errno;
 
 use crate::agree::Agreements;
 use crate::baseline::{Baseline, BaselineError, Ends, Update};
@@ -505,7 +506,7 @@ impl<'a> Prepared<'a> {
             executor.close_directories();
             unsettled.append(&mut lock(&executor.unsettled));
         }
-        self.settle();
+        self.settle(&walked.mounts);
         Ok(Ran { mounts: walked.mounts, conflicts: walked.conflicts, plan: None, unsettled })
     }
 
@@ -574,7 +575,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// Gives the roots their times back and makes everything durable.
-    fn settle(&self) {
+    fn settle(&self, mounts: &Mounts) {
         let (counts, _) = self.tally.counts();
         let wrote = counts.files_created + counts.files_updated + counts.files_deleted + counts.files_failed > 0;
         let agreed = self.agreements.is_some_and(Agreements::has_news);
@@ -593,15 +594,19 @@ impl<'a> Prepared<'a> {
         // What the baseline says is agreed must outlive a power cut: what is missing later counts as deleted.
         let for_baseline = agreed && matches!(stopped, None | Some(StopReason::Signal(_)));
         if for_baseline || (self.job.fsync == Fsync::Batch && stopped.is_none()) {
-            self.sync();
+            self.sync(mounts);
         }
     }
 
-    fn sync(&self) {
+    fn sync(&self, mounts: &Mounts) {
         self.environment.observer.event(Event::Phase(Phase::Syncing));
         let synced = std::thread::scope(|scope| {
             let [source, destination] = self.roots;
-            let sync = move || destination.sync().and_then(|()| source.sync());
+            let (roots, crossed) = (self.roots, self.job.cross_mounts);
+            let sync = move || {
+                let synced = destination.sync().and_then(|()| source.sync());
+                synced.and_then(|()| if crossed { sync_mounts(roots, mounts) } else { Ok(()) })
+            };
             let syncing = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, sync);
             (self.environment.while_syncing)();
             match syncing {
@@ -614,6 +619,19 @@ impl<'a> Prepared<'a> {
             self.environment.stop.stop_over(StopReason::Sync(error.to_line()));
         }
     }
+}
+
+/// Makes durable what was written on other file systems below the roots.
+fn sync_mounts(roots: [&Root; 2], mounts: &Mounts) -> Result<(), FsError> {
+    for (at_source, path) in mounts {
+        let mounted = roots[usize::from(!at_source)].open_dir(path);
+        match mounted.and_then(|mounted| mounted.sync_file_system()) {
+            // Unmounted meanwhile, it was made durable by that.
+            Err(error) if error.errno() == Some(Errno::NOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Is a scan that is done and what it planned, in the order in which it is executed.

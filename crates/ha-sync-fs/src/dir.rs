@@ -306,6 +306,11 @@ impl Dir {
         })
     }
 
+    /// Makes everything written on its file system durable (`syncfs`).
+    pub fn sync_file_system(&self) -> Result<(), FsError> {
+        self.explain("sync file system", b"", rustix::fs::syncfs(&self.handle))
+    }
+
     /// Makes the directory's own entries durable.
     pub fn sync(&self) -> Result<(), FsError> {
         self.explain("sync directory", b"", rustix::fs::fsync(&self.handle))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ha_testkit::command::Inject;
-use ha_testkit::loopmount::need_tool;
+use ha_testkit::loopmount::{bind, need_tool, tmpfs};
 use ha_testkit::need;
 use ha_testkit::tree::{file, make};
 
@@ -112,4 +112,26 @@ fn what_is_deleted_later_where_metadata_may_not_be_set_stays_deleted() {
     assert_eq!(content(&place.destination, "d/y").as_deref(), Some("changed on a"));
     run().assert_success();
     assert_same_files(&place);
+}
+
+/// What the baseline speaks of must be durable on every file system that the run wrote on.
+#[test]
+fn file_systems_below_a_root_are_synced_before_the_baseline_is_written() {
+    need!(need_tool("strace").map(drop));
+    let place = agreed();
+    let inner = place.destination.join("mounted");
+    make(&place.source, &[file("mounted/new", "new")]);
+    fs::create_dir(&inner).unwrap();
+    let elsewhere = need!(tmpfs(1 << 20));
+    let _mounted = need!(bind(elsewhere.path(), &inner));
+    let before = fs::read(state(&place).join("baseline")).unwrap();
+    // Those of the two roots are synced, the third one fails.
+    let outcome = place.two_way(&["--cross-mounts"]).strace(Inject::on("syncfs").error("EIO").when("3")).run();
+    outcome.assert_code(1);
+    assert_says(&outcome, "mounted");
+    assert_says(&outcome, "durable");
+    assert!(inner.join("new").exists());
+    assert!(before == fs::read(state(&place).join("baseline")).unwrap(), "nothing is agreed on");
+    place.two_way(&["--cross-mounts"]).run().assert_success();
+    assert!(before != fs::read(state(&place).join("baseline")).unwrap());
 }
