@@ -456,14 +456,43 @@ impl<'a> Executor<'a> {
                 Ok(Done { size_after: source.recorded_size(), agreed, ..Done::default() })
             }
             (Action::Delete, _, Some(seen)) => {
+                self.check_absent(place, planned)?;
                 self.open_trash(place)?;
                 commit::delete(&place.destination, name, seen, place.trash.as_ref(), &self.temporary(planned))?;
                 Ok(Done { gone: true, ..Done::default() })
             }
-            (Action::RemoveDirectory, _, Some(seen)) => self.remove_directory(place, name, seen),
+            (Action::RemoveDirectory, _, Some(seen)) => {
+                self.check_absent(place, planned)?;
+                self.remove_directory(place, name, seen)
+            }
             (Action::Fail(message), ..) => Err(OperationError::Planned(message.clone())),
             _ => Err(OperationError::Changed),
         }
+    }
+
+    /// Checks that the source still lacks what is about to go at the destination.
+    fn check_absent(&self, place: &mut Place<'_>, planned: &Planned) -> Result<(), OperationError> {
+        if planned.vanished.is_none() && self.job.delete_excluded {
+            // The source may have it, and not take part with it.
+            return Ok(());
+        }
+        let root = self.roots[place.batch.route.from as usize];
+        if place.source.is_none() {
+            place.source = match root.open_dir(&place.batch.directory) {
+                Ok(directory) => Some(directory),
+                Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
+        let source = place.source.as_ref().ok_or(OperationError::Changed)?;
+        if source.find(&planned.name)?.is_none() {
+            return Ok(());
+        }
+        // Where names are folded, it may be another one that only looks the same.
+        let listing = root.open_dir(&place.batch.directory)?.list()?;
+        if listing.position(&planned.name).is_some() { Err(OperationError::Changed) } else { Ok(()) }
     }
 
     fn open_trash(&self, place: &mut Place<'_>) -> Result<(), FsError> {

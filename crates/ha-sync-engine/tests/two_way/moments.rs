@@ -133,3 +133,27 @@ fn a_loser_stays_when_every_name_of_a_copy_is_taken() {
     assert_eq!(world.text(A, "x.txt").as_deref(), Some("the loser"));
     assert_eq!(world.text(B, "x.txt").as_deref(), Some("the winner"));
 }
+
+#[test]
+fn what_is_made_again_since_the_scan_is_not_deleted_on_the_other_side() {
+    let mut world = with(&["x", "d/y"]);
+    fs::remove_file(world.path(A, "x")).unwrap();
+    fs::remove_dir_all(world.path(A, "d")).unwrap();
+    let (file, directory) = (world.path(A, "x"), world.path(A, "d"));
+    let ran = world.run_while(move || {
+        fs::write(file, "made again").unwrap();
+        fs::create_dir(directory).unwrap();
+    });
+    let mut told = ran.told();
+    told.sort();
+    let failed = "FAILED changed since scan";
+    assert_eq!(
+        told,
+        [format!("a-to-b delete d {failed}"), "a-to-b delete d/y".to_owned(), format!("a-to-b delete x {failed}")]
+    );
+    assert_eq!(world.text(B, "x").as_deref(), Some("content of x"));
+    world.run();
+    assert_eq!((names(&world.tree(A)), names(&world.tree(B))), (vec!["d", "x"], vec!["d", "x"]));
+    assert_eq!(world.text(B, "x").as_deref(), Some("made again"));
+    assert!(world.run().told().is_empty());
+}
