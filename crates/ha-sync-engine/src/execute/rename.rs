@@ -1,6 +1,7 @@
 //! Moves what is at the destination under its old name, where the source moved it.
 
 use ha_sync_core::entry::{Entry, Kind};
+use ha_sync_core::filter;
 use ha_sync_core::path::RelPath;
 use ha_sync_core::plan::{Action, Planned};
 use ha_sync_fs::commit;
@@ -56,6 +57,9 @@ impl Executor<'_> {
             // A server may have done it and its answer be lost.
             Err(error) => match place.destination.find(name)? {
                 Some(now) if now.inode == seen.inode && holder.find(old_name)?.is_none() => {}
+                Some(now) if now.inode == seen.inode && directory == place.batch.directory => {
+                    self.respell(place, planned, old_name)?;
+                }
                 Some(_) => return Err(occupied(&place.destination, name).into()),
                 None => return Err(error.into()),
             },
@@ -84,6 +88,24 @@ impl Executor<'_> {
             (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
         }
         Ok(Done { size_after: source.recorded_size(), agreed, ..Done::default() })
+    }
+
+    /// Gives an entry a name that its file system takes for the one that it has: by way of another one.
+    fn respell(&self, place: &Place<'_>, planned: &Planned, old_name: &[u8]) -> Result<(), OperationError> {
+        let (directory, name) = (&place.destination, &planned.name[..]);
+        let Action::Rename { seq, .. } = planned.action else { return Err(OperationError::Changed) };
+        let names = self.destination.open_dir(&place.batch.directory)?.list()?;
+        if names.position(name).is_some() || names.position(old_name).is_none() {
+            return Err(OperationError::Changed);
+        }
+        // The number of the delete: what a killed run leaves under this name goes to the trash, not away.
+        let between = filter::temporary_name(self.run, seq);
+        rename_new(directory, old_name, directory, &between)?;
+        if let Err(error) = rename_new(directory, &between, directory, name) {
+            rename_new(directory, &between, directory, old_name)?;
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     fn forget(&self, directory: &RelPath, name: &[u8]) {
