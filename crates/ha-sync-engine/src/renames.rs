@@ -124,9 +124,14 @@ impl Renames {
         let (Some(was), Some(seen)) = (&delete.vanished, &delete.destination) else { return Ok(None) };
         let path = batch.directory.join(&planned.name);
         let old_path = old.directory.join(&delete.name);
-        let same = directory
-            || is_same_inode(source, was)
-            || has_same_content(roots, from, (&path, source), (&old_path, was), stop).unwrap_or(false);
+        let same = match directory {
+            // Where a file system does not say when a directory was made, its number is all there is.
+            true => source.created.is_none() || is_same_inode(source, was),
+            false => {
+                is_same_inode(source, was)
+                    || has_same_content(roots, from, (&path, source), (&old_path, was), stop).unwrap_or(false)
+            }
+        };
         if !same {
             return Ok(None);
         }

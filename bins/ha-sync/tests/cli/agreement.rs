@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ha_testkit::command::Inject;
-use ha_testkit::loopmount::{bind, need_tool, tmpfs};
+use ha_testkit::loopmount::{FileSystem, bind, loop_mount, need_tool, tmpfs};
 use ha_testkit::need;
-use ha_testkit::tree::{file, make};
+use ha_testkit::passthrough::{Options, Passthrough};
+use ha_testkit::tree::{dir, file, make};
 
 use crate::metadata::{as_user, give_away, root};
 use crate::place::{Place, assert_says};
@@ -134,4 +135,53 @@ fn file_systems_below_a_root_are_synced_before_the_baseline_is_written() {
     assert!(before == fs::read(state(&place).join("baseline")).unwrap(), "nothing is agreed on");
     place.two_way(&["--cross-mounts"]).run().assert_success();
     assert!(before != fs::read(state(&place).join("baseline")).unwrap());
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != ".ha-sync").collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_name_spelled_otherwise_is_so_on_a_side_that_folds_names() {
+    let made = Place::new(&[file("photo.jpg", "a photo").mtime(OLD), file("d/other", "other").mtime(OLD)], &[]);
+    let mount = need!(Passthrough::mount(&made.destination, &Options::default()));
+    mount.switch(|switches| switches.fold_case = true);
+    let place = Place { destination: mount.path().to_owned(), ..made };
+    place.two_way(&[]).run().assert_success();
+    fs::rename(place.source.join("photo.jpg"), place.source.join("Photo.JPG")).unwrap();
+    place.two_way(&["--max-delete", "0"]).run().assert_success();
+    assert_eq!(names(&place.destination), ["Photo.JPG", "d"]);
+    assert_eq!(content(&place.destination, "Photo.JPG").as_deref(), Some("a photo"));
+    // And the other way.
+    fs::rename(place.destination.join("d/other"), place.destination.join("d/between")).unwrap();
+    fs::rename(place.destination.join("d/between"), place.destination.join("d/Other")).unwrap();
+    place.two_way(&[]).run().assert_success();
+    assert_eq!(
+        (names(&place.source.join("d")), names(&place.destination.join("d"))),
+        (vec!["Other".into()], vec!["Other".into()])
+    );
+    place.two_way(&[]).run().assert_success();
+    assert_eq!(place.last().number("files_created") + place.last().number("files_deleted"), 0);
+}
+
+#[test]
+fn a_new_directory_that_got_the_number_of_a_deleted_one_does_not_hide_the_deletion() {
+    let disk = need!(loop_mount(FileSystem::Ext4, 16 << 20));
+    let made = Place::new(&[], &[]);
+    let place = Place { source: disk.path().join("root"), ..made };
+    make(&place.source, &[file("x", "x").mtime(OLD), dir("gone")]);
+    place.two_way(&[]).run().assert_success();
+    let inode = |name: &str| fs::metadata(place.source.join(name)).unwrap().ino();
+    let was = inode("gone");
+    fs::remove_dir(place.source.join("gone")).unwrap();
+    fs::create_dir(place.source.join("new")).unwrap();
+    assert_eq!(inode("new"), was, "ext4 gives the number away again");
+    let outcome = place.two_way(&["--max-delete", "0"]).run();
+    outcome.assert_code(5);
+    assert_says(&outcome, "1 of ");
+    place.two_way(&[]).run().assert_success();
+    assert_same_files(&place);
 }
