@@ -137,7 +137,7 @@ impl Scan<'_> {
         building.agreed.push((name.to_vec(), Some(Agreed::new(source, destination, sum))));
     }
 
-    fn unfinished(&self, directory: &RelPath, name: &[u8]) -> Unfinished {
+    pub(super) fn unfinished(&self, directory: &RelPath, name: &[u8]) -> Unfinished {
         let held = self.remembered;
         if held.unfinished.is_empty() && held.unfinished_backwards.is_empty() {
             return Unfinished::No;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ha_sync_core::baseline::{Agreed, Side};
 use ha_sync_core::conflict::copy_name;
-use ha_sync_core::decide::Content;
+use ha_sync_core::decide::{Content, Unfinished};
 use ha_sync_core::entry::{Entry, Kind};
 use ha_sync_core::plan::{Action, Route};
 use ha_sync_core::reason::Reason;
@@ -71,7 +71,7 @@ impl Scan<'_> {
             return;
         }
         let mut closer = self.closer(opened, name, [a, b]);
-        let verdict = match reconcile(a, b, agreed, rules, &mut closer) {
+        let mut verdict = match reconcile(a, b, agreed, rules, &mut closer) {
             Ok(verdict) => verdict,
             Err(None) => return,
             Err(Some(error)) => {
@@ -79,6 +79,12 @@ impl Scan<'_> {
                 return self.fail(&opened.path, name, b.is_some(), error.to_line());
             }
         };
+        if let (Verdict::Settle { merge, .. }, Some(a), Some(b)) = (&mut verdict, a, b)
+            && a.is_directory()
+            && self.unfinished(&opened.path, name) == Unfinished::SameDirection
+        {
+            without_our_work(merge, (a, b), agreed);
+        }
         if verdict == Verdict::Nothing && !a.is_some_and(is_directory) {
             building.equal += u64::from(!absent);
             return;
@@ -297,6 +303,19 @@ impl Scan<'_> {
             }
         }
         Ok(true)
+    }
+}
+
+/// Takes what a directory has from the side that an interrupted run did not work on: its time is the earlier one. What
+/// both sides did not agree on before may have been made by that run, and not dressed.
+fn without_our_work(merge: &mut Merge, (a, b): (&Entry, &Entry), agreed: Option<&Agreed>) {
+    let theirs = if a.mtime <= b.mtime { Side::A } else { Side::B };
+    let take = |side: &mut Option<Side>| *side = side.map(|_| theirs);
+    take(&mut merge.times);
+    if agreed.is_none() {
+        take(&mut merge.mode);
+        take(&mut merge.owner);
+        take(&mut merge.attributes);
     }
 }
 

@@ -517,3 +517,27 @@ fn a_run_in_two_directions_after_one_knows_what_was_equal() {
     fs::remove_file(world.path(A, "x")).unwrap();
     assert_eq!(world.run().told(), ["a-to-b delete x"]);
 }
+
+#[test]
+fn directories_that_an_interrupted_run_worked_in_keep_what_people_gave_them() {
+    for (people, run) in [(A, B), (B, A)] {
+        let mut world = with(&["d/x"]);
+        let time = |before: i64| i128::from(START - before) * SECOND;
+        // In the one somebody made a file, the other one has got it from the run; so has it a new directory.
+        for (side, before, mode) in [(people, 500, 0o750), (run, 20, 0o700)] {
+            world.write(side, "d/new", "new", 600);
+            fs::create_dir(world.path(side, "made")).unwrap();
+            fs::set_permissions(world.path(side, "made"), fs::Permissions::from_mode(mode)).unwrap();
+            for path in ["d", "made"] {
+                set_time(&world.path(side, path), time(before));
+            }
+        }
+        world.interrupted(&["d", "made"]);
+        assert_eq!(world.run().result.unwrap().status, Status::Success);
+        for side in [A, B] {
+            let tree = world.tree(side);
+            assert_eq!((tree["d"].mtime, tree["made"].mtime, tree["made"].mode), (time(500), time(500), 0o750));
+        }
+        assert!(world.run().told().is_empty());
+    }
+}

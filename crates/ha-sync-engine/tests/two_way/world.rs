@@ -232,6 +232,12 @@ impl World {
         Ran { result, operations }
     }
 
+    /// Says that a run was interrupted which worked in these directories.
+    pub(crate) fn interrupted(&mut self, directories: &[&str]) {
+        let directories = directories.iter().map(|path| (*path).to_owned());
+        self.state.interrupted(&self.job.source, &self.job.destination, directories);
+    }
+
     fn recover(&mut self, run: &RunId, intents: &[Intent], operations: &[Operation]) {
         let ended: HashSet<u64> = operations.iter().map(|operation| operation.seq).collect();
         let open: Vec<&Intent> = intents.iter().filter(|intent| !ended.contains(&intent.seq)).collect();
