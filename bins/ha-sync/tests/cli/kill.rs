@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test that fails shows its path anyway")]
 #![allow(clippy::print_stdout, reason = "a test says how much it saw")]
 
+mod baseline;
 mod races;
 mod sweeps;
 mod two_way;
