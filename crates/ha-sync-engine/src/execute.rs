@@ -490,9 +490,15 @@ impl<'a> Executor<'a> {
         if source.find(&planned.name)?.is_none() {
             return Ok(());
         }
-        // Where names are folded, it may be another one that only looks the same.
-        let listing = root.open_dir(&place.batch.directory)?.list()?;
-        if listing.position(&planned.name).is_some() { Err(OperationError::Changed) } else { Ok(()) }
+        // Where names are folded, it, or a directory above it, may be another one that only looks the same.
+        let mut above = RelPath::root();
+        for part in place.batch.directory.join(&planned.name).components() {
+            if root.open_dir(&above)?.list()?.position(part).is_none() {
+                return Ok(());
+            }
+            above = above.join(part);
+        }
+        Err(OperationError::Changed)
     }
 
     fn open_trash(&self, place: &mut Place<'_>) -> Result<(), FsError> {

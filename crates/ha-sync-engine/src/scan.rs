@@ -89,6 +89,8 @@ pub(crate) struct Opened {
     missing: Mutex<Vec<u32>>,
     /// What was deleted on one side, when both sides are kept in step.
     gone: Mutex<Vec<gone::Deleted>>,
+    /// Directories that get the other side's spelling of their names, and so are not gone.
+    respelled: Mutex<Vec<(Side, Vec<u8>)>>,
 }
 
 impl Opened {
@@ -323,6 +325,7 @@ impl<'a> Scan<'a> {
             unread: AtomicBool::new(false),
             missing: Mutex::default(),
             gone: Mutex::default(),
+            respelled: Mutex::default(),
         });
         if count == 1 {
             return self.chunk(&opened, [0; 3], ends);

@@ -185,3 +185,40 @@ fn a_new_directory_that_got_the_number_of_a_deleted_one_does_not_hide_the_deleti
     place.two_way(&[]).run().assert_success();
     assert_same_files(&place);
 }
+
+#[test]
+fn a_directory_spelled_otherwise_is_so_on_a_side_that_folds_names() {
+    let made =
+        Place::new(&[file("Photos/one", "one").mtime(OLD), file("Photos/d/two", "two").mtime(OLD), dir("Empty")], &[]);
+    let mount = need!(Passthrough::mount(&made.destination, &Options::default()));
+    mount.switch(|switches| switches.fold_case = true);
+    let place = Place { destination: mount.path().to_owned(), ..made };
+    place.two_way(&[]).run().assert_success();
+    fs::rename(place.source.join("Photos"), place.source.join("photos")).unwrap();
+    fs::rename(place.source.join("Empty"), place.source.join("empty")).unwrap();
+    fs::write(place.source.join("photos/new"), "new").unwrap();
+    fs::write(place.destination.join("Photos/d/two"), "changed on b").unwrap();
+    // The name in the first run, and all that is below it in the next one.
+    place.two_way(&["--max-delete", "0"]).run().assert_success();
+    assert_eq!(names(&place.destination), ["empty", "photos"]);
+    place.two_way(&["--max-delete", "0"]).run().assert_success();
+    assert_same_files(&place);
+    for root in [&place.source, &place.destination] {
+        assert_eq!(
+            (names(root), names(&root.join("photos"))),
+            (vec!["empty".into(), "photos".into()], vec!["d".into(), "new".into(), "one".into()])
+        );
+        assert_eq!(content(root, "photos/d/two").as_deref(), Some("changed on b"));
+    }
+    assert!(!place.destination.join(".ha-sync/trash").join(place.last().text("run_id")).join("photos/one").exists());
+    // On the side that folds names, and with a change in it.
+    fs::rename(place.destination.join("photos"), place.destination.join("between")).unwrap();
+    fs::rename(place.destination.join("between"), place.destination.join("PHOTOS")).unwrap();
+    fs::write(place.destination.join("PHOTOS/one"), "one, changed").unwrap();
+    place.two_way(&[]).run().assert_success();
+    assert_same_files(&place);
+    assert_eq!(names(&place.source), ["PHOTOS", "empty"]);
+    assert_eq!(content(&place.source, "PHOTOS/one").as_deref(), Some("one, changed"));
+    place.two_way(&[]).run().assert_success();
+    assert_eq!(place.last().number("files_created") + place.last().number("files_deleted"), 0);
+}

@@ -66,7 +66,9 @@ struct Names {
 impl Scan<'_> {
     /// Plans the deletions of a directory of which all names were looked at.
     pub(super) fn gone_names(&self, opened: &Opened) {
-        let gone = std::mem::take(&mut *lock(&opened.gone));
+        let mut gone = std::mem::take(&mut *lock(&opened.gone));
+        let respelled = std::mem::take(&mut *lock(&opened.respelled));
+        gone.retain(|deleted| !respelled.iter().any(|(side, name)| (*side, name) == (deleted.side, &deleted.name)));
         let withheld = opened.unread.load(Ordering::Relaxed);
         let mut files: HashMap<Side, Vec<Planned>> = HashMap::new();
         let mut tasks = Vec::new();

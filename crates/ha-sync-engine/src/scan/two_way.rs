@@ -209,6 +209,9 @@ impl Scan<'_> {
     ) {
         let (source, destination) = (&entries[route.from as usize], &entries[route.to as usize]);
         let Some(source) = source else { return };
+        if source.is_directory() && destination.is_none() && self.respell(opened, name, route, source, building) {
+            return;
+        }
         let action = if destination.is_some() { Action::Replace } else { Action::Create };
         let mut planned = self.planned(name, action, Some(source), destination.as_ref());
         planned.merge = merge.filter(|_| destination.is_some());
@@ -229,6 +232,31 @@ impl Scan<'_> {
             building.children.push((Some(planned.seq), Task::Directory(found)));
         }
         building.push(route.to, planned);
+    }
+
+    /// Plans that a directory gets the name that it has on the other side, where one that differs only for people has it:
+    /// this side folds names. What is below it is looked at by the next run, under one name.
+    fn respell(&self, opened: &Opened, name: &[u8], route: Route, source: &Entry, building: &mut Building) -> bool {
+        let Some(dir) = &opened.dirs[route.to as usize] else { return false };
+        let Ok(Some(there)) = dir.find(name) else { return false };
+        let names = &opened.names[route.to as usize];
+        let is_it = |held: &[u8]| {
+            let may_be = held.len() == name.len() || !(held.is_ascii() && name.is_ascii());
+            let same = |entry: Entry| (entry.device, entry.inode) == (there.device, there.inode);
+            may_be && dir.find(held).ok().flatten().is_some_and(same)
+        };
+        let Some(old) = (0..names.len()).map(|index| names.name(index)).find(|held| is_it(held)) else { return false };
+        // It would go, as it was agreed on and the other side has none by that name; else the two collide.
+        let goes = opened.names[route.from as usize].position(old).is_none()
+            && opened.agreed(old).is_some_and(|agreed| agreed.kind == Kind::Directory);
+        if !there.is_directory() || there.mount_point || old == name || !goes {
+            return false;
+        }
+        let seq = self.planned(old, Action::RemoveDirectory, None, None).seq;
+        let from = opened.path.join(old);
+        lock(&opened.respelled).push((route.to, old.to_vec()));
+        building.push(route.to, self.planned(name, Action::Rename { from, seq }, Some(source), Some(&there)));
+        true
     }
 
     /// Returns the work below a directory of both sides. What is done in it does not change the times that it has, or
