@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use ha_testkit::command::Inject;
 use ha_testkit::loopmount::{FileSystem, bind, loop_mount, need_tool, tmpfs};
 use ha_testkit::need;
-use ha_testkit::passthrough::{Options, Passthrough};
+use ha_testkit::passthrough::{Operation, Options, Passthrough, Rule};
 use ha_testkit::tree::{dir, file, make};
 
 use crate::metadata::{as_user, give_away, root};
@@ -221,4 +221,30 @@ fn a_directory_spelled_otherwise_is_so_on_a_side_that_folds_names() {
     assert_eq!(content(&place.source, "PHOTOS/one").as_deref(), Some("one, changed"));
     place.two_way(&[]).run().assert_success();
     assert_eq!(place.last().number("files_created") + place.last().number("files_deleted"), 0);
+}
+
+/// The last look at a directory that is replaced whole is at what came out.
+#[test]
+fn what_comes_into_a_directory_in_the_moment_of_its_replacement_stays() {
+    for exchanges in [true, false] {
+        let made = Place::new(&[file("d/x", "x").mtime(OLD)], &[]);
+        let mount = need!(Passthrough::mount(&made.destination, &Options::default()));
+        mount.switch(|switches| switches.no_exchange = !exchanges);
+        let backing = made.destination.clone();
+        let place = Place { destination: mount.path().to_owned(), ..made };
+        place.two_way(&[]).run().assert_success();
+        fs::remove_dir_all(place.source.join("d")).unwrap();
+        fs::write(place.source.join("d"), "a file").unwrap();
+        let inside = backing.join("d/new");
+        let edit = move |_: &[u8]| fs::write(&inside, "new").unwrap();
+        let fault = mount.inject(Rule::on(Operation::Rename).path_is("d").once().run(edit));
+        let outcome = place.two_way(&[]).run();
+        assert_eq!(fault.fired(), 1);
+        outcome.assert_code(3);
+        assert_says(&outcome, "changed since scan");
+        assert_eq!(names(&place.destination.join("d")), ["new", "x"]);
+        place.two_way(&[]).run().assert_success();
+        assert_same_files(&place);
+        assert_eq!(names(&place.source.join("d")), ["new", "x"]);
+    }
 }
