@@ -71,7 +71,13 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     if let Some(note) = note {
         reporter.note(&note);
     }
-    let Some(lock) = lock::take(settings, &run_id, &stop)? else {
+    let held = lock::take(&settings.pair, &settings.lock, &run_id, &stop).map_err(|failure| match settings.only {
+        None if failure.kind() == FailureKind::LockHeld => {
+            failure.hint("wait for it: --lock-wait SECONDS; or count it as a success: --skip-if-locked")
+        }
+        _ => failure,
+    });
+    let Some(lock) = held? else {
         reporter.note(&format!("the lock of pair {} is held by another run, skipped", settings.pair));
         reporter.stop();
         return Ok(ExitCode::Success);

@@ -90,14 +90,17 @@ fn busy(cluster: &Cluster, name: &str, mount: &Passthrough, time: Duration, word
     running
 }
 
+/// The machine may also build and test meanwhile: one start of three has to be as quick.
 #[test]
 fn a_control_plane_is_ready_within_ten_seconds() {
-    let started = Instant::now();
-    let plane = need!(ControlPlane::start());
-    // A machine that also builds and tests gets three times as long.
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(30), "ready after {took:?}");
-    plane.kubectl(&["get", "namespaces"]);
+    let mut times = Vec::new();
+    while times.len() < 3 && times.iter().all(|took| *took > Duration::from_secs(10)) {
+        let began = Instant::now();
+        let plane = need!(ControlPlane::start());
+        times.push(began.elapsed());
+        plane.kubectl(&["get", "namespaces"]);
+    }
+    assert!(times.iter().any(|took| *took <= Duration::from_secs(10)), "ready after {times:?}");
 }
 
 #[test]
@@ -130,6 +133,85 @@ fn a_run_holds_a_lease_and_gives_it_back() {
     running.wait().assert_success();
     assert!(cluster.lease().is_none(), "deleted");
     assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
+}
+
+/// Renewals go on while every working thread is held up for longer than the time to live.
+#[test]
+fn slow_storage_keeps_no_lease_from_being_renewed() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", vec![1; 300_000])], &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let mut running = busy(&cluster, "pod-a", &mount, Duration::from_secs(10), &["--lock-ttl", "3"]);
+    let started = Instant::now();
+    // Long enough for three times the time to live; who waits does not get it, nor who comes anew.
+    cluster.run("pod-b", &["--lock-wait", "8"]).run().assert_code(4);
+    assert!(started.elapsed() > Duration::from_secs(8));
+    cluster.run("pod-c", &[]).run().assert_code(4);
+    assert!(!running.ended_within(Duration::ZERO), "the first one still runs");
+    running.wait().assert_success();
+    assert!(cluster.lease().is_none(), "deleted");
+}
+
+#[test]
+fn a_run_that_is_told_to_end_gives_its_lease_back() {
+    let plane = need!(ControlPlane::shared());
+    let files: Vec<Item> = (0..200).map(|number| file(format!("f{number:03}"), vec![1; 150_000])).collect();
+    let cluster = Cluster::new(plane, &role(), &files, &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let slow = mount.inject(Rule::on(Operation::Write).path_contains(".ha-sync.").delay(Duration::from_millis(100)));
+    let running = cluster.to("pod-a", &mount, &["--workers", "1"]).start();
+    wait_for(&slow);
+    // Who only waits for it leaves it alone.
+    let waiting = cluster.run("pod-b", &["--lock-wait", "60"]).start();
+    std::thread::sleep(Duration::from_millis(700));
+    waiting.signal(Signal::TERM);
+    waiting.wait().assert_code(143);
+    let holder = cluster.lease().expect("a Lease")["spec"]["holderIdentity"].as_str().unwrap().to_owned();
+    assert!(holder.starts_with("pod-a/"), "{holder}");
+    let told = Instant::now();
+    running.signal(Signal::TERM);
+    running.wait().assert_code(143);
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    assert!(cluster.lease().is_none(), "deleted");
+    assert_eq!(cluster.row("pod-a").text("status"), "failed");
+}
+
+/// Whatever changes something of a pair asks the lock that its runs ask.
+#[test]
+fn forgetting_and_deciding_respect_the_lease() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", "one")], &[]);
+    let (a, b) = (&cluster.place.source, &cluster.place.destination);
+    let two_way = |policy| {
+        let run = cluster.place.binary().args(["two-way", "--pair", "media", "--conflict", policy]);
+        cluster.pod("pod-a", run.arg("--a").arg(a).arg("--b").arg(b)).run()
+    };
+    two_way("skip").assert_success();
+    std::fs::write(a.join("a"), "changed here").unwrap();
+    std::fs::write(b.join("a"), "and differently there").unwrap();
+    two_way("skip").assert_code(3);
+    let forget = || cluster.pod("pod-a", cluster.place.binary().args(["baseline", "forget", "--pair", "media"])).run();
+    let resolve = || {
+        let run = cluster.place.binary().args(["conflicts", "resolve", "--pair", "media", "a", "--keep", "b"]);
+        cluster.pod("pod-a", run).run()
+    };
+    let baseline = cluster.place.path("logs of pod-a/state/media/baseline");
+    cluster.plane.apply(&cluster.namespace, &left_behind("pod-x/1", 600));
+    for outcome in [forget(), resolve()] {
+        outcome.assert_code(4);
+        assert_says(&outcome, "error: the lock of pair media is held by pod-x/1\n");
+        assert_says(&outcome, " get lease ha-sync-media -o yaml\n");
+        assert!(!outcome.stderr.contains("--lock-wait"), "it has no such flag: {}", outcome.stderr);
+    }
+    assert!(baseline.exists());
+    assert_eq!(std::fs::read(a.join("a")).unwrap(), b"changed here");
+    cluster.plane.kubectl(&["-n", &cluster.namespace, "delete", "lease", "ha-sync-media"]);
+    resolve().assert_success();
+    assert_eq!(std::fs::read(a.join("a")).unwrap(), b"and differently there");
+    assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
+    forget().assert_success();
+    assert!(!baseline.exists());
+    assert!(cluster.lease().is_none(), "both gave it back");
 }
 
 #[test]
