@@ -152,6 +152,31 @@ fn slow_storage_keeps_no_lease_from_being_renewed() {
     assert!(cluster.lease().is_none(), "deleted");
 }
 
+/// The kubelet replaces a pod's token long before a run of days ends; the old one is good for nothing then.
+#[test]
+fn a_token_that_is_replaced_is_read_anew() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", vec![1; 300_000])], &[]);
+    let (plane, namespace) = (&cluster.plane, &cluster.namespace);
+    let account = |words: &[&str]| plane.kubectl(&[&["-n", namespace.as_str()], words].concat());
+    let config = std::fs::read_to_string(&cluster.config).unwrap();
+    let (_, token) = config.split_once("token: ").unwrap();
+    let token = token.trim().trim_end_matches('}');
+    let path = cluster.place.path("token");
+    std::fs::write(&path, token).unwrap();
+    let config = config.replace(&format!("token: {token}"), &format!("tokenFile: {}", path.display()));
+    std::fs::write(&cluster.config, config).unwrap();
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let running = busy(&cluster, "pod-a", &mount, Duration::from_secs(22), &["--lock-ttl", "9"]);
+    // The server forgets within 10 s that it has once found a token good.
+    account(&["delete", "serviceaccount", "ha-sync"]);
+    account(&["create", "serviceaccount", "ha-sync"]);
+    std::fs::write(&path, account(&["create", "token", "ha-sync"]).trim()).unwrap();
+    let outcome = running.wait();
+    outcome.assert_success();
+    assert!(cluster.lease().is_none(), "deleted by the new token");
+}
+
 #[test]
 fn a_run_that_is_told_to_end_gives_its_lease_back() {
     let plane = need!(ControlPlane::shared());
