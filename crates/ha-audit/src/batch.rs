@@ -256,6 +256,16 @@ impl Tally {
         counts.total_bytes_transferred = counts.total_bytes_transferred.saturating_add(operation.bytes);
     }
 
+    /// Returns how a run ends whose log the database refuses for this reason, with the rows of it that it has.
+    pub(crate) fn refused(self, iteration: &Iteration, stored: Counts, why: &dyn std::fmt::Display) -> Outcome {
+        Outcome {
+            ended_at: time::from_sql(&self.last_time).unwrap_or(iteration.started_at),
+            status: Status::Failed,
+            counts: Counts { total_bytes_transferred: self.counts.total_bytes_transferred, ..stored },
+            error_message: Some(format!("the database refuses its operation log: {why}")),
+        }
+    }
+
     /// Returns how the run ended: as its trailer says, else counted from its operations.
     pub(crate) fn end(self, iteration: &Iteration, broken: Option<&LogError>) -> Outcome {
         match (self.outcome, broken) {
