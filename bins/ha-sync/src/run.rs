@@ -176,7 +176,7 @@ impl Run<'_> {
         }
         let (live, dead) = self.other_runs();
         if let Some(store) = &self.store {
-            records::flush(&self.log_directory, store, &|message| self.warn(message));
+            records::flush(&self.log_directory, store, self.stop, &|message| self.warn(message));
         }
         let log = OpLog::create(&self.log_directory, &self.iteration)
             .or_failure(FailureKind::Failed)
@@ -413,7 +413,7 @@ impl Run<'_> {
         if self.stop.is_stopped() && operations > store.quickly_flushed() {
             return;
         }
-        records::flush(&self.log_directory, store, &|message| self.warn(message));
+        records::flush(&self.log_directory, store, self.stop, &|message| self.warn(message));
     }
 
     /// Removes what is kept for a time only.

@@ -210,14 +210,19 @@ impl Database {
     pub(crate) async fn begin_flush(&mut self, mut reader: LogReader) -> Result<(LogReader, Tally), StoreError> {
         let iteration = reader.header().clone();
         let mut tally = Tally::default();
-        self.store_operations(&iteration, &mut reader, &mut tally).await?;
+        self.store_operations(&iteration, &mut reader, &mut tally, &|| false).await?;
         reader.resume();
         Ok((reader, tally))
     }
 
-    pub(crate) async fn flush(&mut self, mut reader: LogReader, mut tally: Tally) -> Result<Flushed, StoreError> {
+    pub(crate) async fn flush(
+        &mut self,
+        mut reader: LogReader,
+        mut tally: Tally,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Flushed, StoreError> {
         let iteration = reader.header().clone();
-        let stored = self.store_operations(&iteration, &mut reader, &mut tally).await;
+        let stored = self.store_operations(&iteration, &mut reader, &mut tally, stopped).await;
         let broken = match stored {
             Ok(()) => None,
             Err(StoreError::Log(error @ LogError::Broken { .. })) => Some(error),
@@ -280,9 +285,10 @@ impl Database {
         iteration: &Iteration,
         reader: &mut LogReader,
         tally: &mut Tally,
+        stopped: &dyn Fn() -> bool,
     ) -> Result<(), StoreError> {
         let id = self.iteration_id(iteration).await;
-        let mut batches = Batches::new(reader, tally, self.named("store operations", id)?);
+        let mut batches = Batches::new(reader, tally, self.named("store operations", id)?, stopped);
         let stored = match &mut self.backend {
             Backend::Sqlite(sqlite) => sqlite.insert(&mut batches).await,
             Backend::Mysql(mysql) => mysql.insert(&mut batches).await,

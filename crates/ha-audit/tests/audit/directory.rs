@@ -21,6 +21,7 @@ on_both! {
     a_dead_dry_run_leaves_nothing_to_wait_for,
     a_crash_between_commit_and_removal_duplicates_nothing,
     a_store_that_fails_leaves_the_logs,
+    a_flush_that_is_told_to_stop_leaves_the_rest_to_the_next,
     a_log_that_may_not_be_opened_does_not_block_the_others,
     a_log_whose_rows_are_refused_does_not_block_the_others,
 }
@@ -167,6 +168,23 @@ fn a_store_that_fails_leaves_the_logs(place: &Ground) {
     place.run("ALTER TABLE elsewhere RENAME TO sync_operations");
     assert_eq!(flush(place.path(), &store).0.flushed, 2);
     assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 20);
+}
+
+fn a_flush_that_is_told_to_stop_leaves_the_rest_to_the_next(place: &Ground) {
+    let store = place.open();
+    finished_log(place.path(), &iteration("media", 0), 3000);
+    finished_log(place.path(), &iteration("media", 1), 10);
+    let asked = std::cell::Cell::new(0);
+    let stopped = || asked.replace(asked.get() + 1) >= 2;
+    let summary = ha_audit::flush::flush_all(place.path(), &store, &stopped, &mut |_| {});
+    assert_eq!((summary.left, summary.flushed, summary.broken), (2, 0, 0), "{:?}", summary.error);
+    assert!(summary.error.unwrap().to_string().starts_with("interrupted in operation log: "));
+    assert_eq!(logs(place.path()).len(), 2);
+    let stored = place.number("SELECT COUNT(*) FROM sync_operations");
+    assert!((1..3000).contains(&stored), "{stored} rows");
+    assert_eq!(flush(place.path(), &store).0.flushed, 2);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 3010);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_iterations WHERE status = 'success'"), 2);
 }
 
 #[test]

@@ -406,7 +406,7 @@ fn a_log_with_longer_rows_than_a_packet_does_not_block_the_others() {
     write(1, 2_000_000);
     write(2, 1000);
     let mut why = String::new();
-    let summary = ha_audit::flush::flush_all(place.path(), &store, &mut |event| {
+    let summary = ha_audit::flush::flush_all(place.path(), &store, &|| false, &mut |event| {
         if let ha_audit::flush::FlushEvent::Broken { error, .. } = event {
             why = std::error::Error::source(error).unwrap().to_string();
         }
