@@ -99,6 +99,9 @@ fn a_control_plane_is_ready_within_ten_seconds() {
         let plane = need!(ControlPlane::start());
         times.push(began.elapsed());
         plane.kubectl(&["get", "namespaces"]);
+        let port = plane.port();
+        drop(plane);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "it ends on drop");
     }
     assert!(times.iter().any(|took| *took <= Duration::from_secs(10)), "ready after {times:?}");
 }
@@ -132,6 +135,31 @@ fn a_run_holds_a_lease_and_gives_it_back() {
     cluster.run("pod-b", &["--lock-wait", "30"]).run().assert_success();
     running.wait().assert_success();
     assert!(cluster.lease().is_none(), "deleted");
+    assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
+}
+
+/// As kubectl does it: files of a list that may be missing, a context by its name, a namespace over the context's.
+#[test]
+fn context_and_namespace_are_those_that_are_named() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", "content")], &[]);
+    let config = std::fs::read_to_string(&cluster.config).unwrap();
+    let elsewhere = config.replace(&format!("namespace: {}", cluster.namespace), "namespace: elsewhere");
+    std::fs::write(&cluster.config, elsewhere.replace("current-context: test", "current-context: none")).unwrap();
+    let list = format!("/no/such/file:{}", cluster.config.display());
+    let run = |words: &[&str]| cluster.place.command(words).env("KUBECONFIG", &list).env("POD_NAME", "pod-a").run();
+    // The Role does not know this pair's Lease: what is told is which one was asked for.
+    let name = format!("ha-sync-{}", cluster.place.environment.pair());
+    for (words, namespace) in
+        [(&["--namespace", cluster.namespace.as_str()][..], &*cluster.namespace), (&[], "elsewhere")]
+    {
+        let outcome = run(&[&["--kube-context", "test"], words].concat());
+        outcome.assert_code(1);
+        assert_says(&outcome, &format!("failed to get Lease {namespace}/{name}: this account lacks the verb get"));
+    }
+    run(&["--lock", "lease"]).assert_code(2);
+    let run = cluster.run("pod-a", &["--kube-context", "test", "--namespace", &cluster.namespace]);
+    run.run().assert_success();
     assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
 }
 
