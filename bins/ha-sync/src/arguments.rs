@@ -20,8 +20,8 @@ use crate::run::TWO_WAY;
 use crate::settings::StatusSettings;
 use crate::settings::{BaselineSettings, BaselineWork, ConflictsSettings, DiffSettings, PairSettings, Resolution};
 use crate::settings::{
-    Compare, Delete, FilterRule, Lock, ManifestsSettings, Output, PruneSettings, Records, RestoreSettings, Safety,
-    Secret, Settings,
+    Compare, Delete, FilterRule, ManifestsSettings, Output, PruneSettings, Records, RestoreSettings, Safety, Secret,
+    Settings,
 };
 use definition::{Command, CompareArguments, Definition, KeptArguments, LimitArguments, LockArguments, LogArguments};
 use definition::{
@@ -240,7 +240,6 @@ impl Shared {
             check_access,
             min_free,
         } = safety;
-        let LockArguments { lock, lock_wait, lock_ttl, skip_if_locked, kubeconfig, kube_context, namespace } = lock;
         let KeptArguments { log_retain_days, audit_md5 } = kept;
         let SpeedArguments { workers, walkers, fsync } = speed;
         let ReportArguments { log_format, verbose, quiet } = report;
@@ -276,15 +275,7 @@ impl Shared {
             keep_replaced_days: keep_replaced,
             fsync,
             audit_md5,
-            lock: Lock {
-                kind: lock,
-                wait: lock_wait,
-                ttl: lock_ttl,
-                skip_if_locked,
-                kubeconfig,
-                kube_context,
-                namespace,
-            },
+            lock: lock.lock(),
             walkers,
             workers,
             dry_run: false,
@@ -350,9 +341,9 @@ fn conflicts_settings(arguments: ConflictsArguments, matches: &ArgMatches) -> Re
         let pair = PairArguments { pair: pair.ok_or_else(missing)?, log, output };
         return Ok(ConflictsSettings { pair: pair_settings(pair, matches), resolve: None });
     };
-    let ResolveArguments { path, keep, pair, a, b, dry_run, records, output } = resolve;
+    let ResolveArguments { path, keep, pair, a, b, dry_run, lock, records, output } = resolve;
     let records = records_settings(records, matches);
-    let resolve = Resolution { path, keep, roots: a.zip(b), dry_run };
+    let resolve = Resolution { path, keep, roots: a.zip(b), dry_run, lock: lock.lock() };
     let pair = PairSettings { pair, records, output: short_output(output) };
     Ok(ConflictsSettings { pair, resolve: Some(resolve) })
 }
@@ -379,7 +370,7 @@ fn baseline_settings(arguments: BaselineArguments, matches: &ArgMatches) -> Base
     let (pair, work) = match arguments.command {
         BaselineCommand::Show(ShowArguments { pair, path }) => (pair, BaselineWork::Show(path)),
         BaselineCommand::Verify(VerifyArguments { pair }) => (pair, BaselineWork::Verify),
-        BaselineCommand::Forget(ForgetArguments { pair }) => (pair, BaselineWork::Forget),
+        BaselineCommand::Forget(ForgetArguments { pair, lock }) => (pair, BaselineWork::Forget(lock.lock())),
     };
     BaselineSettings { pair: pair_settings(pair, matches), work }
 }

@@ -2,30 +2,33 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_cli::report::{Mode, Options, Reporter};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, ignore_closed, json_line, print};
 use ha_sync_core::baseline::{Agreed, Facts};
 use ha_sync_core::entry::{Kind, Time};
+use ha_sync_core::event::{Event, Observer as _};
 use ha_sync_core::name::PairName;
 use ha_sync_core::path::{RelPath, escape, printable};
 use ha_sync_engine::baseline::{Baseline, BaselineError, Header};
+use ha_sync_engine::{Stop, StopReason};
 use ha_sync_fs::local;
-use ha_sync_fs::lock::{FileLock, LockError};
 use serde_json::{Value, json};
 
+use crate::lock::{self, Held};
 use crate::restore::{kind, relative, shown};
-use crate::settings::{BaselineSettings, BaselineWork, PairSettings};
-use crate::{records, run};
+use crate::settings::{BaselineSettings, BaselineWork, Lock, PairSettings};
+use crate::{records, run, signals};
 
 /// Does what is asked for.
 pub(crate) fn serve(settings: &BaselineSettings) -> Result<ExitCode, Failure> {
     match &settings.work {
         BaselineWork::Show(path) => show(&settings.pair, path.as_deref().map(at).transpose()?.as_ref()),
         BaselineWork::Verify => verify(&settings.pair),
-        BaselineWork::Forget => forget(&settings.pair),
+        BaselineWork::Forget(lock) => forget(&settings.pair, lock),
     }?;
     Ok(ExitCode::Success)
 }
@@ -160,14 +163,24 @@ fn verify(settings: &PairSettings) -> Result<(), Failure> {
     print(&text).or_failure(FailureKind::Failed)
 }
 
-fn forget(settings: &PairSettings) -> Result<(), Failure> {
+fn forget(settings: &PairSettings, lock: &Lock) -> Result<(), Failure> {
     let pair = &settings.pair;
     let (log_directory, _) = records::log_directory(&settings.records)?;
-    // A run that is going on would write it anew.
-    let _lock = lock(pair)?;
-    let file = Baseline::file(&log_directory, pair);
-    let there = local::exists(&file);
-    local::remove(&file).or_failure(FailureKind::Failed)?;
+    let stop = Arc::new(Stop::default());
+    signals::listen(&stop)?;
+    // A run that is going on, here or on another node, would write it anew.
+    let held = lock::take(pair, lock, &run::new_run_id(run::now()), &stop).map_err(|failure| match failure.kind() {
+        FailureKind::LockHeld => failure.hint("try again when the run has ended"),
+        _ => failure,
+    })?;
+    let forgotten = remove(&Baseline::file(&log_directory, pair), &stop);
+    if let Some(Err(why)) = held.map(Held::release) {
+        let mode = Mode::choose(None, false);
+        let reporter = Reporter::new(Options { mode, verbose: false, quiet: false, dry_run: false });
+        reporter.event(Event::Warning { message: &why });
+        reporter.stop();
+    }
+    let there = forgotten?;
     let text = match (settings.output.format, there) {
         (OutputFormat::Json, _) => json_line(&json!({ "pair": pair, "forgotten": there })),
         (OutputFormat::Text, false) => format!("pair {pair} had no baseline\n"),
@@ -180,13 +193,15 @@ fn forget(settings: &PairSettings) -> Result<(), Failure> {
     print(&text).or_failure(FailureKind::Failed)
 }
 
-/// Takes the file lock of a pair, or says who has it.
-fn lock(pair: &PairName) -> Result<FileLock, Failure> {
-    let holder = format!("{} pid {} run {}", local::host_name(), std::process::id(), run::new_run_id(run::now()));
-    FileLock::acquire(pair, &holder, Duration::ZERO, &|| false).map_err(|error| match error {
-        LockError::Held { .. } => {
-            Failure::from_error(FailureKind::LockHeld, &error).hint("try again when the run has ended")
-        }
-        error => Failure::from_error(FailureKind::Failed, &error),
-    })
+/// Removes the file; tells whether it was there.
+fn remove(file: &Path, stop: &Stop) -> Result<bool, Failure> {
+    if let Some(reason) = stop.reason() {
+        return Err(match reason {
+            StopReason::Signal(_) => run::interrupted(stop),
+            reason => Failure::new(FailureKind::Failed, reason.to_string()),
+        });
+    }
+    let there = local::exists(file);
+    local::remove(file).or_failure(FailureKind::Failed)?;
+    Ok(there)
 }

@@ -18,7 +18,7 @@ use ha_sync_fs::{FsError, Root};
 use serde_json::{Value, json};
 
 use crate::restore::{kind, relative, shown};
-use crate::settings::{AuditMd5, Compare, ConflictsSettings, Delete, Fsync, Keep, Lock, LockKind, PairSettings};
+use crate::settings::{AuditMd5, Compare, ConflictsSettings, Delete, Fsync, Keep, PairSettings};
 use crate::settings::{Resolution, Safety, Settings};
 use crate::{records, run};
 
@@ -122,15 +122,7 @@ fn resolve(settings: &PairSettings, resolution: &Resolution, open: &[Conflict]) 
         keep_replaced_days: 7,
         fsync: Fsync::Batch,
         audit_md5: AuditMd5::Auto,
-        lock: Lock {
-            kind: LockKind::Auto,
-            wait: Duration::ZERO,
-            ttl: Duration::from_secs(3600),
-            skip_if_locked: false,
-            kubeconfig: None,
-            kube_context: None,
-            namespace: None,
-        },
+        lock: resolution.lock.clone(),
         walkers: Some(1),
         workers: 1,
         dry_run: resolution.dry_run,

@@ -8,12 +8,12 @@ use ha_cli::failure::{Failure, FailureKind};
 use ha_kube::ApiError;
 use ha_kube::access::{Access, AccessError};
 use ha_kube::lock::{LeaseLock, LockError as LeaseError, Options};
-use ha_sync_core::name::RunId;
+use ha_sync_core::name::{PairName, RunId};
 use ha_sync_engine::Stop;
 use ha_sync_fs::lock::{FileLock, LockError};
 
 use crate::run::interrupted;
-use crate::settings::{Lock, LockKind, Settings};
+use crate::settings::{Lock, LockKind};
 
 /// The least time to live of a Lease: a third of it must be enough for a request or two.
 const SHORTEST_TTL: u64 = 3;
@@ -42,22 +42,21 @@ impl Held {
     }
 }
 
-/// Takes the lock; nothing when it is held and that is to be a success.
-pub(crate) fn take(settings: &Settings, run: &RunId, stop: &Arc<Stop>) -> Result<Option<Held>, Failure> {
-    let lock = &settings.lock;
+/// Takes the lock of a pair; nothing when it is held and that is to be a success.
+pub(crate) fn take(pair: &PairName, lock: &Lock, run: &RunId, stop: &Arc<Stop>) -> Result<Option<Held>, Failure> {
     let host = environment::holder_name().unwrap_or_else(ha_sync_fs::local::host_name);
     if is_lease(lock)? {
-        return take_lease(settings, format!("{host}/{run}"), stop);
+        return take_lease(pair, lock, format!("{host}/{run}"), stop);
     }
     if lock.kind == LockKind::None {
         return Ok(Some(Held::None));
     }
     let holder = format!("{host} pid {} run {run}", std::process::id());
-    match FileLock::acquire(&settings.pair, &holder, lock.wait, &|| stop.is_stopped()) {
+    match FileLock::acquire(pair, &holder, lock.wait, &|| stop.is_stopped()) {
         Ok(lock) => Ok(Some(Held::File(lock))),
         Err(LockError::Held { .. }) if stop.is_stopped() => Err(interrupted(stop)),
         Err(LockError::Held { .. }) if lock.skip_if_locked => Ok(None),
-        Err(error @ LockError::Held { .. }) => Err(held(Failure::from_error(FailureKind::LockHeld, &error))),
+        Err(error @ LockError::Held { .. }) => Err(Failure::from_error(FailureKind::LockHeld, &error)),
         Err(error) => Err(Failure::from_error(FailureKind::Failed, &error)),
     }
 }
@@ -81,10 +80,6 @@ fn is_lease(lock: &Lock) -> Result<bool, Failure> {
     Ok(lease)
 }
 
-fn held(failure: Failure) -> Failure {
-    failure.hint("wait for it: --lock-wait SECONDS; or count it as a success: --skip-if-locked")
-}
-
 /// Chooses as kubectl does: a kubeconfig that is named, else the pod's service account, else `KUBECONFIG`, else the
 /// file in the home directory.
 fn access(lock: &Lock) -> Access {
@@ -102,12 +97,11 @@ fn access(lock: &Lock) -> Access {
     Access::Kubeconfig { files, optional: true, context }
 }
 
-fn take_lease(settings: &Settings, identity: String, stop: &Arc<Stop>) -> Result<Option<Held>, Failure> {
-    let lock = &settings.lock;
+fn take_lease(pair: &PairName, lock: &Lock, identity: String, stop: &Arc<Stop>) -> Result<Option<Held>, Failure> {
     let options = Options {
         access: access(lock),
         namespace: lock.namespace.clone(),
-        name: format!("ha-sync-{}", settings.pair),
+        name: format!("ha-sync-{pair}"),
         identity,
         ttl: std::time::Duration::from_secs(lock.ttl.as_secs()),
         wait: lock.wait,
@@ -120,20 +114,17 @@ fn take_lease(settings: &Settings, identity: String, stop: &Arc<Stop>) -> Result
         }
         Err(LeaseError::Stopped) => Err(interrupted(stop)),
         Err(LeaseError::Held { .. }) if lock.skip_if_locked => Ok(None),
-        Err(error) => Err(explain(settings, &error)),
+        Err(error) => Err(explain(pair, lock, &error)),
     }
 }
 
 /// Says what is wrong, and what to type.
-fn explain(settings: &Settings, error: &LeaseError) -> Failure {
+fn explain(pair: &PairName, lock: &Lock, error: &LeaseError) -> Failure {
     let failure = |kind| Failure::from_error(kind, error);
     match error {
-        LeaseError::Held { holder, namespace, name, .. } => {
-            let failure = failure(FailureKind::LockHeld)
-                .context(format!("the lock of pair {} is held by {holder}", settings.pair))
-                .hint(format!("{} -n {namespace} get lease {name} -o yaml", kubectl(&settings.lock)));
-            held(failure)
-        }
+        LeaseError::Held { holder, namespace, name, .. } => failure(FailureKind::LockHeld)
+            .context(format!("the lock of pair {pair} is held by {holder}"))
+            .hint(format!("{} -n {namespace} get lease {name} -o yaml", kubectl(lock))),
         LeaseError::Access(AccessError::UnknownContext { known, .. } | AccessError::NoContext { known }) => {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             failure(FailureKind::Usage).hint(format!("name one of its contexts: --kube-context; it has: {known}"))
@@ -144,16 +135,13 @@ fn explain(settings: &Settings, error: &LeaseError) -> Failure {
         LeaseError::Access(_) => failure(FailureKind::Usage),
         LeaseError::Api(ApiError::NoNamespace { namespace }) => failure(FailureKind::Usage).hint(format!(
             "name another: --namespace NAME; or make it: {} create namespace {namespace}",
-            kubectl(&settings.lock)
+            kubectl(lock)
         )),
         LeaseError::Api(ApiError::Forbidden { verb, lease, .. }) => {
             let namespace = lease.split('/').next().unwrap_or_default();
             failure(FailureKind::Failed)
                 .hint("a Role with the verbs get, create, update and delete on leases is in deploy/base/rbac.yaml")
-                .hint(format!(
-                    "{} -n {namespace} auth can-i {verb} leases.coordination.k8s.io",
-                    kubectl(&settings.lock)
-                ))
+                .hint(format!("{} -n {namespace} auth can-i {verb} leases.coordination.k8s.io", kubectl(lock)))
         }
         _ => failure(FailureKind::Failed),
     }

@@ -11,6 +11,7 @@ use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::Reporter;
 use ha_sync_core::event::{Event, Observer as _};
 use ha_sync_core::path::RelPath;
+use ha_sync_engine::Stop;
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, Root, local};
 
@@ -18,6 +19,10 @@ use crate::settings::Records;
 
 /// An unreachable database delays a run by no more.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a flush goes on after a signal. The Lease is given back after it, and the cluster kills a pod 30 s after the
+/// signal, by default.
+const AFTER_A_SIGNAL: Duration = Duration::from_secs(5);
 
 /// Is the name of the embedded database in the log directory.
 const DATABASE: &str = "ha-sync.db";
@@ -130,10 +135,12 @@ pub(crate) fn hint(error: &StoreError, dsn: &Dsn) -> Option<String> {
     })
 }
 
-/// Brings every log of the directory into the store and deletes it; says what else happened.
-pub(crate) fn flush(log_directory: &Path, store: &Store, say: &dyn Fn(&str)) {
+/// Brings every log of the directory into the store and deletes it; says what else happened. A signal leaves it
+/// [`AFTER_A_SIGNAL`] more, and what is not stored by then to the next run.
+pub(crate) fn flush(log_directory: &Path, store: &Store, stop: &Stop, say: &dyn Fn(&str)) {
     let shown = printable_path;
-    let summary = flush::flush_all(log_directory, store, &mut |event| match event {
+    let stopped = || stop.signalled_for().is_some_and(|time| time >= AFTER_A_SIGNAL);
+    let summary = flush::flush_all(log_directory, store, &stopped, &mut |event| match event {
         FlushEvent::Broken { path, moved_to, error } => {
             let error = Failure::from_error(FailureKind::Failed, error).one_line();
             say(&format!("a broken log was set aside: {} is now {}: {error}", shown(path), shown(moved_to)));

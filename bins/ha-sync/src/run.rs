@@ -71,7 +71,13 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     if let Some(note) = note {
         reporter.note(&note);
     }
-    let Some(lock) = lock::take(settings, &run_id, &stop)? else {
+    let held = lock::take(&settings.pair, &settings.lock, &run_id, &stop).map_err(|failure| match settings.only {
+        None if failure.kind() == FailureKind::LockHeld => {
+            failure.hint("wait for it: --lock-wait SECONDS; or count it as a success: --skip-if-locked")
+        }
+        _ => failure,
+    });
+    let Some(lock) = held? else {
         reporter.note(&format!("the lock of pair {} is held by another run, skipped", settings.pair));
         reporter.stop();
         return Ok(ExitCode::Success);
@@ -170,7 +176,7 @@ impl Run<'_> {
         }
         let (live, dead) = self.other_runs();
         if let Some(store) = &self.store {
-            records::flush(&self.log_directory, store, &|message| self.warn(message));
+            records::flush(&self.log_directory, store, self.stop, &|message| self.warn(message));
         }
         let log = OpLog::create(&self.log_directory, &self.iteration)
             .or_failure(FailureKind::Failed)
@@ -446,7 +452,7 @@ impl Run<'_> {
         if self.stop.is_stopped() && operations > store.quickly_flushed() {
             return;
         }
-        records::flush(&self.log_directory, store, &|message| self.warn(message));
+        records::flush(&self.log_directory, store, self.stop, &|message| self.warn(message));
     }
 
     /// Removes what is kept for a time only.

@@ -292,6 +292,8 @@ pub(crate) struct Resolution {
     pub(crate) roots: Option<(PathBuf, PathBuf)>,
     /// Whether nothing is changed.
     pub(crate) dry_run: bool,
+    /// How the pair is locked.
+    pub(crate) lock: Lock,
 }
 
 /// Says which version of a conflict is kept.
@@ -349,8 +351,8 @@ pub(crate) enum BaselineWork {
     Show(Option<PathBuf>),
     /// Checked.
     Verify,
-    /// Removed.
-    Forget,
+    /// Removed, under the pair's lock.
+    Forget(Lock),
 }
 
 /// Is what `ha-sync manifests` needs to know.

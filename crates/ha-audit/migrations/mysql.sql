@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS sync_iterations (
     INDEX idx_pair (sync_pair),
     INDEX idx_started (started_at),
     INDEX idx_dry_run (dry_run)
-) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
 CREATE TABLE IF NOT EXISTS sync_operations (
     id BIGINT AUTO_INCREMENT PRIMARY KEY,
     iteration_id BIGINT NOT NULL,
@@ -36,9 +36,10 @@ CREATE TABLE IF NOT EXISTS sync_operations (
     error_message MEDIUMTEXT,
     INDEX idx_iteration (iteration_id),
     CONSTRAINT fk_iteration FOREIGN KEY (iteration_id) REFERENCES sync_iterations (id)
-) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
 -- The plan's tables have the character set of their database, often latin1, and columns that are too short: an escaped
--- path has up to four letters for a byte. Nothing is cut here; what is in the tables keeps its meaning.
+-- path has up to four letters for a byte. Nothing is cut here; what is in the tables keeps its meaning. In the row formats
+-- of old servers an index takes 767 bytes, too few for the name of a pair.
 ALTER TABLE sync_iterations
     MODIFY sync_pair VARCHAR(255) CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL,
     MODIFY direction VARCHAR(64) CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL,
@@ -52,7 +53,7 @@ ALTER TABLE sync_iterations
     MODIFY files_skipped BIGINT DEFAULT 0,
     MODIFY files_failed BIGINT DEFAULT 0,
     MODIFY error_message MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE {collation},
-    DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
+    ROW_FORMAT=DYNAMIC, DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
 ALTER TABLE sync_operations
     MODIFY operation ENUM('create', 'update', 'delete') CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL,
     MODIFY filepath MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL,
@@ -60,7 +61,7 @@ ALTER TABLE sync_operations
     MODIFY md5_after VARCHAR(32) CHARACTER SET utf8mb4 COLLATE {collation},
     MODIFY status ENUM('success', 'fail') CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL,
     MODIFY error_message MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE {collation},
-    DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
+    ROW_FORMAT=DYNAMIC, DEFAULT CHARACTER SET utf8mb4 COLLATE {collation};
 -- What makes a flush idempotent: the run's id, and a number for each of its operations. Rows from before have no run id;
 -- their operations are numbered in row order.
 ALTER TABLE sync_iterations

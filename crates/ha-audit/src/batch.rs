@@ -70,18 +70,24 @@ pub(crate) struct Batch<A> {
 }
 
 /// Cuts the operations of a log into batches.
-#[derive(Debug)]
 pub(crate) struct Batches<'a> {
     reader: &'a mut LogReader,
     tally: &'a mut Tally,
     words: Words,
     iteration_id: i64,
+    stopped: &'a dyn Fn() -> bool,
     end: Option<Result<(), LogError>>,
 }
 
 impl<'a> Batches<'a> {
-    pub(crate) fn new(reader: &'a mut LogReader, tally: &'a mut Tally, iteration_id: i64) -> Self {
-        Self { reader, tally, words: Words::new(), iteration_id, end: None }
+    /// There are no more as soon as `stopped`.
+    pub(crate) fn new(
+        reader: &'a mut LogReader,
+        tally: &'a mut Tally,
+        iteration_id: i64,
+        stopped: &'a dyn Fn() -> bool,
+    ) -> Self {
+        Self { reader, tally, words: Words::new(), iteration_id, stopped, end: None }
     }
 
     /// Reads the next operations; nothing at the end of the log, or of the part that can be understood.
@@ -89,6 +95,9 @@ impl<'a> Batches<'a> {
         let dry_run = self.reader.header().dry_run;
         let mut batch = Batch { arguments: A::default(), rows: 0 };
         let mut text_bytes = 0;
+        if self.end.is_none() && (self.stopped)() {
+            self.end = Some(Err(LogError::Stopped { path: self.reader.path().to_owned() }));
+        }
         while self.end.is_none() && batch.rows < limits.rows && text_bytes < limits.text_bytes {
             let more = self.reader.next_with(|kind, line| {
                 match kind {
@@ -254,6 +263,16 @@ impl Tally {
         }
         // a broken log may say anything
         counts.total_bytes_transferred = counts.total_bytes_transferred.saturating_add(operation.bytes);
+    }
+
+    /// Returns how a run ends whose log the database refuses for this reason, with the rows of it that it has.
+    pub(crate) fn refused(self, iteration: &Iteration, stored: Counts, why: &dyn std::fmt::Display) -> Outcome {
+        Outcome {
+            ended_at: time::from_sql(&self.last_time).unwrap_or(iteration.started_at),
+            status: Status::Failed,
+            counts: Counts { total_bytes_transferred: self.counts.total_bytes_transferred, ..stored },
+            error_message: Some(format!("the database refuses its operation log: {why}")),
+        }
     }
 
     /// Returns how the run ended: as its trailer says, else counted from its operations.

@@ -210,17 +210,23 @@ impl Database {
     pub(crate) async fn begin_flush(&mut self, mut reader: LogReader) -> Result<(LogReader, Tally), StoreError> {
         let iteration = reader.header().clone();
         let mut tally = Tally::default();
-        self.store_operations(&iteration, &mut reader, &mut tally).await?;
+        self.store_operations(&iteration, &mut reader, &mut tally, &|| false).await?;
         reader.resume();
         Ok((reader, tally))
     }
 
-    pub(crate) async fn flush(&mut self, mut reader: LogReader, mut tally: Tally) -> Result<Flushed, StoreError> {
+    pub(crate) async fn flush(
+        &mut self,
+        mut reader: LogReader,
+        mut tally: Tally,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Flushed, StoreError> {
         let iteration = reader.header().clone();
-        let stored = self.store_operations(&iteration, &mut reader, &mut tally).await;
+        let stored = self.store_operations(&iteration, &mut reader, &mut tally, stopped).await;
         let broken = match stored {
             Ok(()) => None,
             Err(StoreError::Log(error @ LogError::Broken { .. })) => Some(error),
+            Err(error @ StoreError::Refused { .. }) => return Err(self.end_refused(&iteration, tally, error).await),
             Err(error) => return Err(error),
         };
         let operations = tally.operations();
@@ -238,15 +244,51 @@ impl Database {
         }
     }
 
+    /// Ends the run of a log that will not be tried again: else its row would be `running` for ever. Returns why that
+    /// log is refused, or why it has to be tried again after all.
+    async fn end_refused(&mut self, iteration: &Iteration, tally: Tally, refused: StoreError) -> StoreError {
+        let why = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+        let ended = match self.stored(iteration).await {
+            Ok(stored) => self.finish(iteration, tally.refused(iteration, stored, &why)).await.map(drop),
+            Err(fault) => Err(fault),
+        };
+        match ended {
+            Err(fault) if fault.kind == FaultKind::Passing => fault.of("record the end of the run", &self.name),
+            // Where not even that is taken, there is nothing more to be done here.
+            Ok(()) | Err(_) => refused,
+        }
+    }
+
+    /// Counts the operations of a run that are rows.
+    async fn stored(&mut self, iteration: &Iteration) -> Result<Counts, Fault> {
+        let count = "SELECT operation, status, COUNT(*) FROM sync_operations WHERE iteration_id = ? \
+                     GROUP BY operation, status";
+        let id = self.iteration_id(iteration).await?;
+        let mut counts = Counts::default();
+        for mut row in self.fetch(count, &[id.into()]).await? {
+            let operation = operation_kind(&text("operation", &mut row)?)?;
+            let failed = text("status", &mut row)? == "fail";
+            let rows = number("COUNT(*)", &mut row)?.unsigned_abs();
+            match operation {
+                _ if failed => counts.files_failed += rows,
+                OperationKind::Create => counts.files_created += rows,
+                OperationKind::Update => counts.files_updated += rows,
+                OperationKind::Delete => counts.files_deleted += rows,
+            }
+        }
+        Ok(counts)
+    }
+
     /// Stores the operations, in transactions of bounded size.
     async fn store_operations(
         &mut self,
         iteration: &Iteration,
         reader: &mut LogReader,
         tally: &mut Tally,
+        stopped: &dyn Fn() -> bool,
     ) -> Result<(), StoreError> {
         let id = self.iteration_id(iteration).await;
-        let mut batches = Batches::new(reader, tally, self.named("store operations", id)?);
+        let mut batches = Batches::new(reader, tally, self.named("store operations", id)?, stopped);
         let stored = match &mut self.backend {
             Backend::Sqlite(sqlite) => sqlite.insert(&mut batches).await,
             Backend::Mysql(mysql) => mysql.insert(&mut batches).await,

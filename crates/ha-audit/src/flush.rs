@@ -79,8 +79,13 @@ pub struct FlushSummary {
 
 /// Flushes every log of the log directory, oldest first; what was set aside and concluded since too. A log goes only
 /// when all of it is durable in the store. A broken log never keeps the others from being flushed; a store that fails
-/// does, and then all that is left stays for the next time.
-pub fn flush_all(dir: &Path, store: &Store, on: &mut dyn FnMut(FlushEvent<'_>)) -> FlushSummary {
+/// does, and so does `stopped`, which is asked before each batch; then all that is left stays for the next time.
+pub fn flush_all(
+    dir: &Path,
+    store: &Store,
+    stopped: &dyn Fn() -> bool,
+    on: &mut dyn FnMut(FlushEvent<'_>),
+) -> FlushSummary {
     let mut summary = FlushSummary::default();
     let logs = reader::list(dir).and_then(|logs| Ok((logs, reader::list_all_set_aside(dir)?)));
     let (logs, set_aside) = match logs {
@@ -92,7 +97,7 @@ pub fn flush_all(dir: &Path, store: &Store, on: &mut dyn FnMut(FlushEvent<'_>)) 
     let logs = reader::sorted(logs.into_iter().chain(concluded));
     let count = logs.len() as u64;
     for (index, log) in logs.iter().enumerate() {
-        if let Err(error) = flush_one(dir, &log.path, store, &mut summary, on) {
+        if let Err(error) = flush_one(dir, &log.path, (store, stopped), &mut summary, on) {
             summary.left += count - index as u64;
             summary.error = Some(error);
             break;
@@ -108,7 +113,7 @@ pub fn flush_all(dir: &Path, store: &Store, on: &mut dyn FnMut(FlushEvent<'_>)) 
 fn flush_one(
     dir: &Path,
     path: &Path,
-    store: &Store,
+    store: (&Store, &dyn Fn() -> bool),
     summary: &mut FlushSummary,
     on: &mut dyn FnMut(FlushEvent<'_>),
 ) -> Result<(), StoreError> {
@@ -116,6 +121,7 @@ fn flush_one(
     match handled {
         // another program flushed it meanwhile
         Err(StoreError::Log(LogError::File(error))) if error.is_not_found() && error.path == path => Ok(()),
+        Err(error @ StoreError::Log(LogError::Stopped { .. })) => Err(error),
         Err(error @ StoreError::Log(_)) => {
             summary.left += 1;
             on(FlushEvent::Failed { path, error: &error });
@@ -128,10 +134,11 @@ fn flush_one(
 fn handle(
     dir: &Path,
     path: &Path,
-    store: &Store,
+    store: (&Store, &dyn Fn() -> bool),
     summary: &mut FlushSummary,
     on: &mut dyn FnMut(FlushEvent<'_>),
 ) -> Result<(), StoreError> {
+    let (store, stopped) = store;
     // held to the end: whoever holds it may remove or move the log
     let lock = files::open_append(path).map_err(LogError::File)?;
     if !files::try_lock(&lock, path).map_err(LogError::File)? {
@@ -142,7 +149,7 @@ fn handle(
     if files::is_removed(&lock, path).map_err(LogError::File)? {
         return Ok(());
     }
-    let flushed = match store.flush(path) {
+    let flushed = match store.flush_unless(path, stopped) {
         Ok(flushed) => flushed,
         Err(StoreError::Log(LogError::NoHeader { .. })) => {
             files::remove(path).map_err(LogError::File)?;

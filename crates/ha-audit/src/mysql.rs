@@ -78,7 +78,7 @@ impl Mysql {
             statement_timeout,
             connection: Some(session.connection),
             down: None,
-            limits: Limits { rows: ROWS, text_bytes: TEXT_BYTES.min(session.max_allowed_packet / PACKET_SHARE) },
+            limits: limits(session.max_allowed_packet),
             max_allowed_packet: session.max_allowed_packet,
             insert_full: batch::insert_statement(ROWS, INSERT_END),
         };
@@ -129,9 +129,9 @@ impl Mysql {
     }
 
     pub(crate) async fn insert(&mut self, batches: &mut Batches<'_>) -> Result<(), Fault> {
-        let limits = self.limits;
-        let mut next = batches.next(limits);
+        let mut next = batches.next(self.limits);
         while let Some(batch) = next.take() {
+            let limits = self.limits;
             let (inserted, following) = batch::overlap(self.insert_batch(batch), || batches.next(limits)).await;
             inserted?;
             next = following;
@@ -164,7 +164,12 @@ impl Mysql {
             return Err(Fault { kind: FaultKind::Passing, cause });
         }
         match connect::connect(&self.dsn, self.connect_timeout, self.access).await {
-            Ok(session) => Ok(session.connection),
+            Ok(session) => {
+                // The next node of a cluster may take less than the one before.
+                self.limits = limits(session.max_allowed_packet);
+                self.max_allowed_packet = session.max_allowed_packet;
+                Ok(session.connection)
+            }
             Err(error) => {
                 self.down = Some((Instant::now(), error.one_line()));
                 Err(error.into())
@@ -213,6 +218,11 @@ impl Mysql {
             tokio::time::sleep(Duration::from_millis(10 << retries)).await;
         }
     }
+}
+
+/// Returns what a statement takes at most on a server with such packets.
+fn limits(max_allowed_packet: usize) -> Limits {
+    Limits { rows: ROWS, text_bytes: TEXT_BYTES.min(max_allowed_packet / PACKET_SHARE) }
 }
 
 /// Is the arguments of a statement, and what its packet has at most.
@@ -287,9 +297,9 @@ fn is_lost(error: &sqlx::Error) -> bool {
 }
 
 /// Tells whether another transaction was in the way: a wait for a lock that was too long, a deadlock, and in a Galera
-/// cluster a write on another node.
+/// cluster a write on another node, which may only be found when the transaction ends.
 fn is_conflict(error: &sqlx::Error) -> bool {
-    matches!(error_number(error), Some(1205 | 1213))
+    matches!(error_number(error), Some(1180 | 1205 | 1213))
 }
 
 fn fault(error: sqlx::Error) -> Fault {
@@ -297,11 +307,11 @@ fn fault(error: sqlx::Error) -> Fault {
         Some(1022 | 1062) => FaultKind::Duplicate,
         // the row of the run was pruned meanwhile
         Some(1451 | 1452) => FaultKind::Passing,
-        // too many connections, disk full, read-only for now, table changed
-        Some(1021 | 1040 | 1114 | 1203 | 1226 | 1290 | 1317 | 1412 | 1836 | 1969 | 3024) => FaultKind::Passing,
+        // too many connections, disk full, read-only for now, table changed; a packet that was cut for another server
+        Some(1021 | 1040 | 1114 | 1153 | 1203 | 1226 | 1290 | 1317 | 1412 | 1836 | 1969 | 3024) => FaultKind::Passing,
         Some(_) if is_lost(&error) || is_conflict(&error) => FaultKind::Passing,
-        // packet too large, not such a text
-        Some(1153 | 1366) => FaultKind::Refused,
+        // not such a text
+        Some(1366) => FaultKind::Refused,
         // data exception, constraint, a trigger's own
         Some(_) if sql_state(&error).is_some_and(|state| ["22", "23", "45"].contains(&&state[..2])) => {
             FaultKind::Refused

@@ -48,6 +48,12 @@ pub enum LogError {
         /// The log.
         path: PathBuf,
     },
+    /// Its reader was told to stop.
+    #[error("interrupted in operation log: {}", path.display())]
+    Stopped {
+        /// The log.
+        path: PathBuf,
+    },
 }
 
 /// Is a line of a log after its header.
@@ -121,6 +127,11 @@ impl LogReader {
     /// Returns the header.
     pub fn header(&self) -> &Iteration {
         &self.header
+    }
+
+    /// Returns where the log is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.lines.path
     }
 
     /// Tells whether the trailer was read.

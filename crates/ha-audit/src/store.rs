@@ -215,12 +215,17 @@ impl Store {
     /// A log without a trailer makes a run that `failed`, "interrupted", counted from its operation lines. Of a
     /// broken log the part before the broken line is recorded likewise, and the error returned.
     pub fn flush(&self, log: &Path) -> Result<Flushed, StoreError> {
+        self.flush_unless(log, &|| false)
+    }
+
+    /// The same, until `stopped`, which is asked before each batch: then the log stays, [`LogError::Stopped`].
+    pub fn flush_unless(&self, log: &Path, stopped: &dyn Fn() -> bool) -> Result<Flushed, StoreError> {
         let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(path, ..)| path == log);
         let (reader, tally) = match begun {
             Some((_, reader, tally)) => (reader, tally),
             None => (LogReader::open(log)?, Tally::default()),
         };
-        self.runtime.block_on(self.database().flush(reader, tally))
+        self.runtime.block_on(self.database().flush(reader, tally, stopped))
     }
 
     /// Stores the operations that a log of a run that goes on has so far, while the run waits for something else;

@@ -173,6 +173,11 @@ impl Leases {
         Self { client, request, namespace, name, timeout }
     }
 
+    /// Returns the namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Returns namespace and name.
     pub(crate) fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)

@@ -8,9 +8,10 @@
 //! - `metadata.managedFields[].time` is the clock of the API server at the last write, and the `Date` header of its
 //!   answer is that clock now. Their difference is the age of the Lease, and it is known at the first look: a pod of a
 //!   CronJob that has just been started can take over at once. Both are whole seconds, so two are added.
-//! - A contender that keeps looking can count by its own clock since it first got an answer with the present
-//!   `resourceVersion`: the write was before that. This needs no agreement with any other clock, only that clocks run
-//!   at about the same speed, and is enough where `managedFields` are missing.
+//! - A contender that keeps looking can count since it first got an answer with the present `resourceVersion`: the
+//!   write was before that. It counts by the `Date` of the answers and by its own clock, and the shorter time is
+//!   believed: a machine whose clock leaps when it is resumed or moved takes nothing away from anybody. This needs no
+//!   agreement between clocks, and is enough where `managedFields` are missing.
 //!
 //! The age by either rule that is reached first counts. A holder counts from before it sent its last renewal, and is
 //! behind a closed fence well before its duration is over ([`ha_sync_fs::Fence`]).
@@ -52,8 +53,13 @@ impl Answer<'_> {
     /// Returns how long ago the Lease was written, by the API server's clock.
     pub fn age(&self) -> Option<Duration> {
         let (written, served) = (self.seen?.written?, self.served?);
-        Some(Duration::from_secs(u64::try_from(served.saturating_sub(written)).unwrap_or(0)))
+        Some(seconds_between(written, served))
     }
+}
+
+/// Returns nothing for a clock that went back.
+fn seconds_between(first: i64, last: i64) -> Duration {
+    Duration::from_secs(u64::try_from(last.saturating_sub(first)).unwrap_or(0))
 }
 
 /// Remembers since when a contender has seen the same version of a Lease.
@@ -61,7 +67,10 @@ impl Answer<'_> {
 pub struct Watched {
     uid: String,
     version: String,
+    /// By our own clock.
     since: Duration,
+    /// By the API server's.
+    served: Option<i64>,
 }
 
 impl Watched {
@@ -70,7 +79,21 @@ impl Watched {
         let seen = answer.seen?;
         match before {
             Some(before) if before.uid == seen.uid && before.version == seen.version => Some(before),
-            _ => Some(Self { uid: seen.uid.clone(), version: seen.version.clone(), since: answer.received }),
+            _ => Some(Self {
+                uid: seen.uid.clone(),
+                version: seen.version.clone(),
+                since: answer.received,
+                served: answer.served,
+            }),
+        }
+    }
+
+    /// Returns for how long it has been seen, by the clock that says less.
+    fn looked(&self, answer: &Answer<'_>) -> Duration {
+        let own = answer.received.saturating_sub(self.since);
+        match (self.served, answer.served) {
+            (Some(first), Some(now)) => own.min(seconds_between(first, now)),
+            _ => own,
         }
     }
 }
@@ -176,7 +199,7 @@ fn contend(me: &str, ttl: Duration, watched: Option<&Watched>, answer: &Answer<'
         return Action::TakeOver(Stale::GivenBack);
     }
     let duration = seen.duration.unwrap_or(ttl);
-    let looked = watched.map_or(Duration::ZERO, |watched| answer.received.saturating_sub(watched.since));
+    let looked = watched.map_or(Duration::ZERO, |watched| watched.looked(answer));
     if looked >= duration {
         return Action::TakeOver(Stale::ByWatching);
     }

@@ -164,7 +164,8 @@ fn serve(
     })
 }
 
-async fn take(options: &Options, stopped: &(dyn Fn() -> bool + Send + Sync)) -> Result<(Leases, Reply), LockError> {
+/// Reads the configuration and makes a client of it.
+fn connect(options: &Options) -> Result<Leases, AccessError> {
     let mut config = options.access.config()?;
     // What is tried again, and until when, is decided here.
     config.default_retry = false;
@@ -172,7 +173,39 @@ async fn take(options: &Options, stopped: &(dyn Fn() -> bool + Send + Sync)) -> 
     let timeout = (options.ttl / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
     config.connect_timeout = Some(timeout);
     let client = Client::try_from(config).map_err(AccessError::Credentials)?;
-    let leases = Leases::new(client, namespace.clone(), options.name.clone(), timeout);
+    Ok(Leases::new(client, namespace, options.name.clone(), timeout))
+}
+
+async fn take(options: &Options, stopped: &(dyn Fn() -> bool + Send + Sync)) -> Result<(Leases, Reply), LockError> {
+    let leases = connect(options)?;
+    let mut wrote = false;
+    match contend(&leases, options, stopped, &mut wrote).await {
+        Ok(reply) => Ok((leases, reply)),
+        Err(error) => {
+            if wrote {
+                // The answer to a write may have been lost: nobody is to wait for a run that never began.
+                let _ = tokio::time::timeout(LEAVING, clear_away(&leases, options)).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn clear_away(leases: &Leases, options: &Options) -> Result<(), ApiError> {
+    let reply = leases.get().await?;
+    match reply.seen() {
+        Some(seen) if seen.holder == options.identity => leases.delete(&reply).await,
+        _ => Ok(()),
+    }
+}
+
+/// Looks until the Lease is ours; `wrote` tells whether it may be, also when this fails.
+async fn contend(
+    leases: &Leases,
+    options: &Options,
+    stopped: &(dyn Fn() -> bool + Send + Sync),
+    wrote: &mut bool,
+) -> Result<Reply, LockError> {
     let began = since_boot();
     let mut watched = None;
     let mut failing: Option<Duration> = None;
@@ -181,14 +214,15 @@ async fn take(options: &Options, stopped: &(dyn Fn() -> bool + Send + Sync)) -> 
         if stopped() {
             return Err(LockError::Stopped);
         }
-        match try_once(&leases, options, &mut watched).await {
-            Ok(Tried::Taken(reply)) => return Ok((leases, *reply)),
+        match try_once(leases, options, &mut watched, wrote).await {
+            Ok(Tried::Taken(reply)) => return Ok(*reply),
             Ok(Tried::Held { holder, age, left }) => {
                 failing = None;
                 pause = Pause::default();
                 let rest = options.wait.saturating_sub(since_boot().saturating_sub(began));
                 if rest.is_zero() {
-                    return Err(LockError::Held { holder, age, namespace, name: options.name.clone() });
+                    let (namespace, name) = (leases.namespace().to_owned(), options.name.clone());
+                    return Err(LockError::Held { holder, age, namespace, name });
                 }
                 sleep(left.min(rest).min(CONTENDER_LOOK).max(Duration::from_millis(50)), stopped).await;
             }
@@ -211,23 +245,23 @@ enum Tried {
 }
 
 /// Looks once and does what follows.
-async fn try_once(leases: &Leases, options: &Options, watched: &mut Option<Watched>) -> Result<Tried, ApiError> {
+async fn try_once(
+    leases: &Leases,
+    options: &Options,
+    watched: &mut Option<Watched>,
+    wrote: &mut bool,
+) -> Result<Tried, ApiError> {
     let reply = leases.get().await?;
     let answer = reply.answer();
     *watched = Watched::after(watched.take(), &answer);
     let role = Role::Contender { me: &options.identity, ttl: options.ttl, watched: watched.as_ref() };
-    let written = match decide(&role, &answer) {
+    let action = decide(&role, &answer);
+    *wrote |= matches!(action, Action::Create | Action::TakeOver(_) | Action::Renew);
+    let written = match action {
         Action::Create => {
             let made = leases.create(&options.identity, options.ttl).await?;
             // Whoever may not renew must not begin.
-            match leases.renew(&made).await {
-                Ok(renewed) => renewed,
-                Err(error) if error.is_passing() => return Err(error),
-                Err(error) => {
-                    let _ = leases.delete(&made).await;
-                    return Err(error);
-                }
-            }
+            leases.renew(&made).await?
         }
         Action::TakeOver(_) => leases.take_over(&reply, &options.identity, options.ttl).await?,
         Action::Renew => leases.renew(&reply).await?,
@@ -285,6 +319,13 @@ impl Holder<'_> {
                 Err(_) if !due => (renewed + every).saturating_sub(since_boot()).min(LOOK),
                 Err(error) => {
                     self.fence.trouble(error.to_line());
+                    // Tokens, certificates and authorities are replaced while a long run works.
+                    if matches!(error, ApiError::Unauthorized { .. } | ApiError::Unreachable { .. })
+                        && let Ok(leases) = connect(self.options)
+                        && leases.full_name() == self.leases.full_name()
+                    {
+                        self.leases = leases;
+                    }
                     pause.next(&error, every / 4)
                 }
             };
@@ -321,9 +362,14 @@ impl Holder<'_> {
         }
     }
 
-    /// Deletes the Lease as long as it is ours.
+    /// Deletes the Lease as long as it is ours, in bounded time: the process may be about to be killed.
     async fn leave(&mut self) -> Result<(), ApiError> {
-        let until = since_boot() + LEAVING.min(self.options.ttl);
+        let (lease, seconds) = (self.leases.full_name(), LEAVING.as_secs_f64());
+        let late = |_| Err(ApiError::TimedOut { verb: "delete", lease, seconds });
+        tokio::time::timeout(LEAVING, self.delete()).await.unwrap_or_else(late)
+    }
+
+    async fn delete(&mut self) -> Result<(), ApiError> {
         let mut pause = Pause::default();
         while self.checked(Intent::Leave) == Ok(Action::Release) {
             match self.leases.delete(&self.reply).await {
@@ -333,13 +379,11 @@ impl Holder<'_> {
                     let _ = self.leases.give_back(&self.reply).await;
                     return Err(error);
                 }
-                Err(error) if !error.is_passing() || since_boot() >= until => return Err(error),
+                Err(error) if !error.is_passing() => return Err(error),
                 Err(error) => tokio::time::sleep(pause.next(&error, LEAVING / 4)).await,
             }
-            match self.leases.get().await {
-                Ok(reply) => self.reply = reply,
-                Err(error) if since_boot() >= until => return Err(error),
-                Err(_) => {}
+            if let Ok(reply) = self.leases.get().await {
+                self.reply = reply;
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use ha_sync_fs::Fence;
 
@@ -38,12 +39,17 @@ impl fmt::Display for StopReason {
 pub struct Stop {
     stopped: AtomicBool,
     reason: Mutex<Option<StopReason>>,
+    /// When a signal came.
+    signalled: OnceLock<Instant>,
     fence: OnceLock<Arc<Fence>>,
 }
 
 impl Stop {
     /// Stops the run; the first reason stays.
     pub fn stop(&self, reason: StopReason) {
+        if let StopReason::Signal(_) = reason {
+            self.signalled.get_or_init(Instant::now);
+        }
         let mut held = self.reason.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         held.get_or_insert(reason);
         self.stopped.store(true, Ordering::Release);
@@ -63,6 +69,11 @@ impl Stop {
     /// Returns the fence that the trees of the run are behind.
     pub fn fence(&self) -> Option<Arc<Fence>> {
         self.fence.get().cloned()
+    }
+
+    /// Returns how long ago a signal came.
+    pub fn signalled_for(&self) -> Option<Duration> {
+        self.signalled.get().map(Instant::elapsed)
     }
 
     /// Tells whether the run is to stop.

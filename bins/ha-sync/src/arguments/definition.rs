@@ -14,7 +14,7 @@ use ha_sync_core::name::{Direction, PairName, RunId};
 use ha_sync_core::shard::Shard;
 
 use super::pair::{BaselineArguments, ConflictsArguments, DiffArguments, StatusArguments};
-use crate::settings::{AuditMd5, Conflict, Delete, Fsync, LockKind};
+use crate::settings::{AuditMd5, Conflict, Delete, Fsync, Lock, LockKind};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -284,22 +284,29 @@ pub(crate) struct SafetyArguments {
     pub(crate) min_free: Option<Amount>,
 }
 
-/// How the pair is locked.
+/// Which lock a run takes, and how long it waits for it.
 #[derive(Debug, Args)]
 pub(crate) struct LockArguments {
-    /// What keeps two runs of a pair apart
-    #[arg(long, value_name = "KIND", value_enum, default_value_t = LockKind::Auto, help_heading = LOCK)]
-    pub(crate) lock: LockKind,
+    #[command(flatten)]
+    pub(crate) which: WhichLockArguments,
     /// Time to wait for a lock that another holds
     #[arg(long, value_name = "SECONDS", default_value = "0", help_heading = LOCK, value_parser = value::seconds)]
     pub(crate) lock_wait: Duration,
+    /// Exit with 0, not 4, when another holds the lock
+    #[arg(long, help_heading = LOCK)]
+    pub(crate) skip_if_locked: bool,
+}
+
+/// Which lock a pair has; all that change something of a pair must mean the same one.
+#[derive(Debug, Args)]
+pub(crate) struct WhichLockArguments {
+    /// What keeps two runs of a pair apart
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = LockKind::Auto, help_heading = LOCK)]
+    pub(crate) lock: LockKind,
     /// Time without renewal after which a Lease is stale
     #[arg(long, value_name = "SECONDS", default_value = "3600", help_heading = LOCK,
         value_parser = value::seconds_at_least_one)]
     pub(crate) lock_ttl: Duration,
-    /// Exit with 0, not 4, when another holds the lock
-    #[arg(long, help_heading = LOCK)]
-    pub(crate) skip_if_locked: bool,
     /// How to reach the cluster of the Lease
     ///
     /// Without it: the service account of the pod, else KUBECONFIG, else ~/.kube/config.
@@ -311,6 +318,23 @@ pub(crate) struct LockArguments {
     /// Namespace of the Lease [default: the pod's, or the context's]
     #[arg(long, value_name = "NAME", help_heading = LOCK)]
     pub(crate) namespace: Option<String>,
+}
+
+impl LockArguments {
+    /// Returns the lock of a run.
+    pub(super) fn lock(self) -> Lock {
+        let Self { which, lock_wait, skip_if_locked } = self;
+        Lock { wait: lock_wait, skip_if_locked, ..which.lock() }
+    }
+}
+
+impl WhichLockArguments {
+    /// Returns the lock of a command that a person types, which waits for nobody.
+    pub(super) fn lock(self) -> Lock {
+        let Self { lock, lock_ttl, kubeconfig, kube_context, namespace } = self;
+        let (wait, skip_if_locked) = (Duration::ZERO, false);
+        Lock { kind: lock, wait, ttl: lock_ttl, skip_if_locked, kubeconfig, kube_context, namespace }
+    }
 }
 
 /// What is kept of a run.

@@ -9,7 +9,9 @@ use clap::{Args, Subcommand, ValueHint};
 use ha_cli::value::{self, ValueError};
 use ha_sync_core::name::PairName;
 
-use super::definition::{COMPARE, LogArguments, OutputArguments, RecordsArguments, SPEED, absolute_path};
+use super::definition::{
+    COMPARE, LogArguments, OutputArguments, RecordsArguments, SPEED, WhichLockArguments, absolute_path,
+};
 use crate::settings::Keep;
 
 /// Which pair, and where its state is.
@@ -103,6 +105,8 @@ pub(crate) struct ResolveArguments {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
+    pub(crate) lock: WhichLockArguments,
+    #[command(flatten)]
     pub(crate) records: RecordsArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
@@ -163,6 +167,8 @@ pub(crate) struct VerifyArguments {
 pub(crate) struct ForgetArguments {
     #[command(flatten)]
     pub(crate) pair: PairArguments,
+    #[command(flatten)]
+    pub(crate) lock: WhichLockArguments,
 }
 
 /// Tell in what two directories differ, and change nothing

@@ -5,6 +5,7 @@ use ha_cli::summary::OutputFormat;
 use ha_cli::value::Amount;
 
 use super::*;
+use crate::settings::Lock;
 use crate::settings::{AuditMd5, Delete, Fsync, LockKind};
 
 fn request(words: &[&str]) -> Request {

@@ -10,6 +10,7 @@ use ha_testkit::mariadb::{self, PASSWORD, Server};
 use ha_testkit::need;
 use ha_testkit::tree::{file, make};
 use ha_testkit::wire::{Cut, Listener};
+use rustix::process::Signal;
 
 use crate::place::{Place, assert_says};
 
@@ -266,6 +267,36 @@ fn a_server_that_freezes_in_the_middle_delays_a_run_once() {
         }
     });
     assert_eq!(records.sql("SELECT COUNT(*) FROM sync_operations"), ["20"]);
+}
+
+/// Else the pod is killed while it flushes, and its Lease is in the way of the next runs for its time to live.
+#[test]
+fn a_signal_ends_a_long_flush() {
+    let records = need!(Records::new());
+    let items: Vec<_> = (0..6000).map(|number| file(format!("dir-{}/{number}", number % 30), "")).collect();
+    let place = Place::new(&items, &[]);
+    run(&place, "u:hunter2@tcp(127.0.0.1:1)/x", &[]).assert_success();
+    another_pair(&Place::new(&[], &[]), &records.dsn());
+    // 4 s for each statement of 1,000 rows
+    records.sql("CREATE TRIGGER slow BEFORE INSERT ON sync_operations FOR EACH ROW SET NEW.dry_run = 0 + SLEEP(0.004)");
+    let running = place.command(&[]).env("HA_SYNC_DB_DSN", records.dsn()).start();
+    let rows = || records.sql("SELECT COUNT(*) FROM sync_operations")[0].parse::<u32>().unwrap();
+    let begun = Instant::now();
+    while rows() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no row is stored");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let told = Instant::now();
+    running.signal(Signal::TERM);
+    let outcome = running.wait();
+    outcome.assert_code(143);
+    assert!(told.elapsed() < Duration::from_secs(14), "{:?}", told.elapsed());
+    assert_says(&outcome, " logs wait for the next run: interrupted in operation log: ");
+    assert!((1000..6000).contains(&rows()), "{} rows", rows());
+    records.sql("DROP TRIGGER slow");
+    run(&place, &records.dsn(), &[]).assert_success();
+    assert!(place.logs().is_empty());
+    assert_eq!(records.sql("SELECT COUNT(*), COUNT(DISTINCT filepath) FROM sync_operations"), ["6030\t6030"]);
 }
 
 /// The process dies at random moments of a run that flushes; afterwards each file has its rows once.

@@ -90,14 +90,20 @@ fn busy(cluster: &Cluster, name: &str, mount: &Passthrough, time: Duration, word
     running
 }
 
+/// The machine may also build and test meanwhile: one start of three has to be as quick.
 #[test]
 fn a_control_plane_is_ready_within_ten_seconds() {
-    let started = Instant::now();
-    let plane = need!(ControlPlane::start());
-    // A machine that also builds and tests gets three times as long.
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(30), "ready after {took:?}");
-    plane.kubectl(&["get", "namespaces"]);
+    let mut times = Vec::new();
+    while times.len() < 3 && times.iter().all(|took| *took > Duration::from_secs(10)) {
+        let began = Instant::now();
+        let plane = need!(ControlPlane::start());
+        times.push(began.elapsed());
+        plane.kubectl(&["get", "namespaces"]);
+        let port = plane.port();
+        drop(plane);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "it ends on drop");
+    }
+    assert!(times.iter().any(|took| *took <= Duration::from_secs(10)), "ready after {times:?}");
 }
 
 #[test]
@@ -130,6 +136,135 @@ fn a_run_holds_a_lease_and_gives_it_back() {
     running.wait().assert_success();
     assert!(cluster.lease().is_none(), "deleted");
     assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
+}
+
+/// As kubectl does it: files of a list that may be missing, a context by its name, a namespace over the context's.
+#[test]
+fn context_and_namespace_are_those_that_are_named() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", "content")], &[]);
+    let config = std::fs::read_to_string(&cluster.config).unwrap();
+    let elsewhere = config.replace(&format!("namespace: {}", cluster.namespace), "namespace: elsewhere");
+    std::fs::write(&cluster.config, elsewhere.replace("current-context: test", "current-context: none")).unwrap();
+    let list = format!("/no/such/file:{}", cluster.config.display());
+    let run = |words: &[&str]| cluster.place.command(words).env("KUBECONFIG", &list).env("POD_NAME", "pod-a").run();
+    // The Role does not know this pair's Lease: what is told is which one was asked for.
+    let name = format!("ha-sync-{}", cluster.place.environment.pair());
+    for (words, namespace) in
+        [(&["--namespace", cluster.namespace.as_str()][..], &*cluster.namespace), (&[], "elsewhere")]
+    {
+        let outcome = run(&[&["--kube-context", "test"], words].concat());
+        outcome.assert_code(1);
+        assert_says(&outcome, &format!("failed to get Lease {namespace}/{name}: this account lacks the verb get"));
+    }
+    run(&["--lock", "lease"]).assert_code(2);
+    let run = cluster.run("pod-a", &["--kube-context", "test", "--namespace", &cluster.namespace]);
+    run.run().assert_success();
+    assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
+}
+
+/// Renewals go on while every working thread is held up for longer than the time to live.
+#[test]
+fn slow_storage_keeps_no_lease_from_being_renewed() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", vec![1; 300_000])], &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let mut running = busy(&cluster, "pod-a", &mount, Duration::from_secs(10), &["--lock-ttl", "3"]);
+    let started = Instant::now();
+    // Long enough for three times the time to live; who waits does not get it, nor who comes anew.
+    cluster.run("pod-b", &["--lock-wait", "8"]).run().assert_code(4);
+    assert!(started.elapsed() > Duration::from_secs(8));
+    cluster.run("pod-c", &[]).run().assert_code(4);
+    assert!(!running.ended_within(Duration::ZERO), "the first one still runs");
+    running.wait().assert_success();
+    assert!(cluster.lease().is_none(), "deleted");
+}
+
+/// The kubelet replaces a pod's token long before a run of days ends; the old one is good for nothing then.
+#[test]
+fn a_token_that_is_replaced_is_read_anew() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", vec![1; 300_000])], &[]);
+    let (plane, namespace) = (&cluster.plane, &cluster.namespace);
+    let account = |words: &[&str]| plane.kubectl(&[&["-n", namespace.as_str()], words].concat());
+    let config = std::fs::read_to_string(&cluster.config).unwrap();
+    let (_, token) = config.split_once("token: ").unwrap();
+    let token = token.trim().trim_end_matches('}');
+    let path = cluster.place.path("token");
+    std::fs::write(&path, token).unwrap();
+    let config = config.replace(&format!("token: {token}"), &format!("tokenFile: {}", path.display()));
+    std::fs::write(&cluster.config, config).unwrap();
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let running = busy(&cluster, "pod-a", &mount, Duration::from_secs(22), &["--lock-ttl", "9"]);
+    // The server forgets within 10 s that it has once found a token good.
+    account(&["delete", "serviceaccount", "ha-sync"]);
+    account(&["create", "serviceaccount", "ha-sync"]);
+    std::fs::write(&path, account(&["create", "token", "ha-sync"]).trim()).unwrap();
+    let outcome = running.wait();
+    outcome.assert_success();
+    assert!(cluster.lease().is_none(), "deleted by the new token");
+}
+
+#[test]
+fn a_run_that_is_told_to_end_gives_its_lease_back() {
+    let plane = need!(ControlPlane::shared());
+    let files: Vec<Item> = (0..200).map(|number| file(format!("f{number:03}"), vec![1; 150_000])).collect();
+    let cluster = Cluster::new(plane, &role(), &files, &[]);
+    let mount = need!(Passthrough::mount(&cluster.place.destination, &Options::default()));
+    let slow = mount.inject(Rule::on(Operation::Write).path_contains(".ha-sync.").delay(Duration::from_millis(100)));
+    let running = cluster.to("pod-a", &mount, &["--workers", "1"]).start();
+    wait_for(&slow);
+    // Who only waits for it leaves it alone.
+    let waiting = cluster.run("pod-b", &["--lock-wait", "60"]).start();
+    std::thread::sleep(Duration::from_millis(700));
+    waiting.signal(Signal::TERM);
+    waiting.wait().assert_code(143);
+    let holder = cluster.lease().expect("a Lease")["spec"]["holderIdentity"].as_str().unwrap().to_owned();
+    assert!(holder.starts_with("pod-a/"), "{holder}");
+    let told = Instant::now();
+    running.signal(Signal::TERM);
+    running.wait().assert_code(143);
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    assert!(cluster.lease().is_none(), "deleted");
+    assert_eq!(cluster.row("pod-a").text("status"), "failed");
+}
+
+/// Whatever changes something of a pair asks the lock that its runs ask.
+#[test]
+fn forgetting_and_deciding_respect_the_lease() {
+    let plane = need!(ControlPlane::shared());
+    let cluster = Cluster::new(plane, &role(), &[file("a", "one")], &[]);
+    let (a, b) = (&cluster.place.source, &cluster.place.destination);
+    let two_way = |policy| {
+        let run = cluster.place.binary().args(["two-way", "--pair", "media", "--conflict", policy]);
+        cluster.pod("pod-a", run.arg("--a").arg(a).arg("--b").arg(b)).run()
+    };
+    two_way("skip").assert_success();
+    std::fs::write(a.join("a"), "changed here").unwrap();
+    std::fs::write(b.join("a"), "and differently there").unwrap();
+    two_way("skip").assert_code(3);
+    let forget = || cluster.pod("pod-a", cluster.place.binary().args(["baseline", "forget", "--pair", "media"])).run();
+    let resolve = || {
+        let run = cluster.place.binary().args(["conflicts", "resolve", "--pair", "media", "a", "--keep", "b"]);
+        cluster.pod("pod-a", run).run()
+    };
+    let baseline = cluster.place.path("logs of pod-a/state/media/baseline");
+    cluster.plane.apply(&cluster.namespace, &left_behind("pod-x/1", 600));
+    for outcome in [forget(), resolve()] {
+        outcome.assert_code(4);
+        assert_says(&outcome, "error: the lock of pair media is held by pod-x/1\n");
+        assert_says(&outcome, " get lease ha-sync-media -o yaml\n");
+        assert!(!outcome.stderr.contains("--lock-wait"), "it has no such flag: {}", outcome.stderr);
+    }
+    assert!(baseline.exists());
+    assert_eq!(std::fs::read(a.join("a")).unwrap(), b"changed here");
+    cluster.plane.kubectl(&["-n", &cluster.namespace, "delete", "lease", "ha-sync-media"]);
+    resolve().assert_success();
+    assert_eq!(std::fs::read(a.join("a")).unwrap(), b"and differently there");
+    assert_eq!(cluster.row("pod-a").number("lease_transitions"), 0);
+    forget().assert_success();
+    assert!(!baseline.exists());
+    assert!(cluster.lease().is_none(), "both gave it back");
 }
 
 #[test]

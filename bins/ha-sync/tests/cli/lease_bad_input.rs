@@ -1,14 +1,17 @@
 //! What is wrong with a kubeconfig, or what an API server refuses: each by its message and exit code.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use ha_testkit::kube::ControlPlane;
 use ha_testkit::need;
 use ha_testkit::tree::file;
+use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::place::Place;
 
@@ -206,4 +209,73 @@ fn what_is_no_api_server_is_asked_once() {
         1,
         "error: failed to get Lease apps/ha-sync-media: the answer is not from a Kubernetes API server\n",
     );
+}
+
+/// Is an API server that makes the Lease and then answers 500 to every write; it tells whether there is a Lease.
+fn loses_its_answers() -> (String, Arc<Mutex<Option<Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let lease = Arc::new(Mutex::new(None::<Value>));
+    let stored = Arc::clone(&lease);
+    // It ends with the process: it has nothing to leave behind.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = BufReader::new(stream.try_clone().unwrap());
+            let (mut head, mut length) = (String::new(), 0);
+            while request.read_line(&mut head).is_ok_and(|read| read > 2) {
+                let line = head.lines().last().unwrap_or_default().to_ascii_lowercase();
+                length = line.strip_prefix("content-length: ").map_or(length, |text| text.trim().parse().unwrap());
+            }
+            let mut body = vec![0; length];
+            request.read_exact(&mut body).unwrap();
+            let mut stored = stored.lock().unwrap();
+            let good = |body: String| {
+                let length = body.len();
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+            };
+            let answer = match (head.split(' ').next().unwrap_or_default(), &*stored) {
+                ("GET", Some(lease)) => good(lease.to_string()),
+                ("GET", None) => {
+                    let details = r#"{"details":{"kind":"leases"},"code":404,"status":"Failure"}"#;
+                    good(details.to_owned()).replace("200 OK", "404 Not Found")
+                }
+                ("DELETE", _) => {
+                    *stored = None;
+                    good("{}".to_owned())
+                }
+                (verb, _) => {
+                    if verb == "POST" {
+                        let mut made: Value = serde_json::from_slice(&body).unwrap();
+                        made["metadata"]["uid"] = "u".into();
+                        made["metadata"]["resourceVersion"] = "1".into();
+                        *stored = Some(made);
+                    }
+                    status(500, "Internal Server Error", "", "not now")
+                }
+            };
+            drop(stored);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (address, lease)
+}
+
+/// Else the next runs would wait for the time to live of one that never began.
+#[test]
+fn a_run_that_gives_up_leaves_no_lease_behind() {
+    let (address, lease) = loses_its_answers();
+    let place = Place::new(&[file("a", "content")], &[]);
+    let path = place.path("kubeconfig");
+    std::fs::write(&path, config(&address)).unwrap();
+    let run = place.command(&["--kubeconfig"]).arg(&path).start();
+    let started = Instant::now();
+    while lease.lock().unwrap().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(8), "no Lease is made");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run.signal(Signal::TERM);
+    run.wait().assert_code(143);
+    assert_eq!(*lease.lock().unwrap(), None);
+    assert!(!place.destination.join("a").exists());
 }

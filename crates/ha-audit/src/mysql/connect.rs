@@ -153,7 +153,7 @@ enum Failure {
         #[source]
         source: Cause,
     },
-    #[error("database server is too old: {address}: {version}: it takes MySQL 8.0 or MariaDB 10.6")]
+    #[error("database server is too old: {address}: {version}: it takes MySQL 8.0.17 or MariaDB 10.6")]
     TooOld { address: Address, version: String },
     #[error(transparent)]
     File(#[from] FileError),

@@ -21,6 +21,7 @@ on_both! {
     a_dead_dry_run_leaves_nothing_to_wait_for,
     a_crash_between_commit_and_removal_duplicates_nothing,
     a_store_that_fails_leaves_the_logs,
+    a_flush_that_is_told_to_stop_leaves_the_rest_to_the_next,
     a_log_that_may_not_be_opened_does_not_block_the_others,
     a_log_whose_rows_are_refused_does_not_block_the_others,
 }
@@ -169,6 +170,23 @@ fn a_store_that_fails_leaves_the_logs(place: &Ground) {
     assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 20);
 }
 
+fn a_flush_that_is_told_to_stop_leaves_the_rest_to_the_next(place: &Ground) {
+    let store = place.open();
+    finished_log(place.path(), &iteration("media", 0), 3000);
+    finished_log(place.path(), &iteration("media", 1), 10);
+    let asked = std::cell::Cell::new(0);
+    let stopped = || asked.replace(asked.get() + 1) >= 2;
+    let summary = ha_audit::flush::flush_all(place.path(), &store, &stopped, &mut |_| {});
+    assert_eq!((summary.left, summary.flushed, summary.broken), (2, 0, 0), "{:?}", summary.error);
+    assert!(summary.error.unwrap().to_string().starts_with("interrupted in operation log: "));
+    assert_eq!(logs(place.path()).len(), 2);
+    let stored = place.number("SELECT COUNT(*) FROM sync_operations");
+    assert!((1..3000).contains(&stored), "{stored} rows");
+    assert_eq!(flush(place.path(), &store).0.flushed, 2);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 3010);
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_iterations WHERE status = 'success'"), 2);
+}
+
 #[test]
 fn retention_removes_broken_logs_and_names_those_that_wait() {
     let dir = tempfile::tempdir().unwrap();
@@ -209,21 +227,40 @@ fn a_log_that_may_not_be_opened_does_not_block_the_others(place: &Ground) {
     assert_eq!(reader::list(place.path()).unwrap().len(), 1);
 }
 
+/// Lets the database refuse the operation of this number.
+fn refuse(place: &Ground, seq: u64) {
+    place.run(&if place.is_sqlite() {
+        format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON sync_operations WHEN NEW.seq = {seq} \
+             BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    } else {
+        format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON sync_operations FOR EACH ROW \
+             IF NEW.seq = {seq} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused'; END IF"
+        )
+    });
+}
+
 fn a_log_whose_rows_are_refused_does_not_block_the_others(place: &Ground) {
     let store = place.open();
-    finished_log(place.path(), &iteration("media", 0), 10);
+    // As a run does: it is `running` before its log is flushed.
+    store.begin(&iteration("media", 0)).unwrap();
+    finished_log(place.path(), &iteration("media", 0), 9000);
     finished_log(place.path(), &iteration("media", 1), 5);
-    if place.is_sqlite() {
-        place.run(
-            "CREATE TRIGGER refuse BEFORE INSERT ON sync_operations WHEN NEW.seq = 7 \
-             BEGIN SELECT RAISE(ABORT, 'refused'); END",
-        );
-    } else {
-        place.run(
-            "CREATE TRIGGER refuse BEFORE INSERT ON sync_operations FOR EACH ROW \
-             IF NEW.seq = 7 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused'; END IF",
-        );
-    }
+    refuse(place, 8500);
     let (summary, events) = flush(place.path(), &store);
     assert_eq!((summary.broken, summary.flushed, summary.left), (1, 1, 0), "{events:?}");
+    let rows = store.iterations(None, 10).unwrap();
+    assert_eq!((rows[0].status, rows[0].counts.files_created), (Status::Success, 5));
+    // It has ended, says why, and counts the rows that are there.
+    let (refused, stored) = (&rows[1], place.number("SELECT COUNT(*) FROM sync_operations WHERE iteration_id = 1"));
+    assert_eq!(refused.status, Status::Failed);
+    let message = refused.error_message.as_deref().unwrap_or_default();
+    assert!(message.starts_with("the database refuses its operation log: "), "{message}");
+    assert!(message.ends_with("refused"), "{message}");
+    assert!(refused.ended_at.is_some());
+    assert!((1..8500).contains(&stored), "{stored} rows");
+    assert_eq!(refused.counts.files_created, stored.unsigned_abs());
+    assert!(flush(place.path(), &store).1.is_empty());
 }

@@ -108,7 +108,7 @@ fn dead_log(dir: &Path, iteration: &Iteration, count: u64) -> PathBuf {
 
 fn flush(dir: &Path, store: &Store) -> (FlushSummary, Vec<String>) {
     let mut events = Vec::new();
-    let summary = flush_all(dir, store, &mut |event| {
+    let summary = flush_all(dir, store, &|| false, &mut |event| {
         let (word, path) = match event {
             FlushEvent::Flushed { path, .. } => ("flushed", path),
             FlushEvent::SetAside { path, .. } => ("set aside", path),

@@ -1,12 +1,13 @@
 //! The schema on a server: made, adopted, migrated by many, and what users may do with it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ha_audit::oplog::OpLog;
 use ha_audit::store::{Store, StoreError, Trouble};
 use ha_sync_core::path::escape;
 use ha_sync_core::record::{Operation, Status};
-use ha_testkit::mariadb::PASSWORD;
+use ha_testkit::mariadb::{PASSWORD, Server};
 use ha_testkit::need;
 use ha_testkit::wire::{Cut, Listener};
 
@@ -122,6 +123,20 @@ fn tables_made_from_the_plan_are_adopted_whatever_their_character_set() {
         assert_eq!(tables(&place), tables(&fresh), "{character_set}");
         assert!(place.open_read_only().is_ok());
     }
+}
+
+/// As old servers were set up; an index there takes 767 bytes, which are 191 letters.
+#[test]
+fn tables_in_an_old_row_format_are_adopted_and_new_ones_made() {
+    let server = Arc::new(need!(Server::start(&["--innodb-default-row-format=compact"])));
+    let place = Ground::of(Arc::clone(&server));
+    // (in utf8mb4 such a server does not even make the plan's tables)
+    planned(&place, "latin1");
+    assert_adopted(&place, &place.open());
+    let place = Ground::of(server);
+    finished_log(place.path(), &iteration("media", 0), 7);
+    assert!(flush(place.path(), &place.open()).0.error.is_none());
+    assert_eq!(place.number("SELECT COUNT(*) FROM sync_operations"), 7);
 }
 
 #[test]

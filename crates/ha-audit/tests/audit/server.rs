@@ -406,7 +406,7 @@ fn a_log_with_longer_rows_than_a_packet_does_not_block_the_others() {
     write(1, 2_000_000);
     write(2, 1000);
     let mut why = String::new();
-    let summary = ha_audit::flush::flush_all(place.path(), &store, &mut |event| {
+    let summary = ha_audit::flush::flush_all(place.path(), &store, &|| false, &mut |event| {
         if let ha_audit::flush::FlushEvent::Broken { error, .. } = event {
             why = std::error::Error::source(error).unwrap().to_string();
         }
@@ -420,6 +420,60 @@ fn a_log_with_longer_rows_than_a_packet_does_not_block_the_others() {
     assert_eq!(place.number("SELECT MAX(LENGTH(filepath)) FROM sync_operations"), 900_000);
     let (_, events) = flush(place.path(), &store);
     assert!(events.is_empty());
+}
+
+/// As the nodes of a cluster may differ: the connection is cut at each statement of a flush in turn, and the server that
+/// is met then takes less than the one before.
+#[test]
+fn a_server_that_takes_less_than_before_refuses_no_log() {
+    let place = Ground::of(Arc::new(need!(Server::start(&[]))));
+    drop(place.open());
+    let packet = |bytes: u32| place.server().sql("", &format!("SET GLOBAL max_allowed_packet = {bytes}"));
+    let (mut runs, mut too_large) = (0, 0);
+    for at in 1.. {
+        packet(16 * 1024 * 1024);
+        let proxy = Listener::proxy(place.server().port(), Cut::Before(at), false);
+        let Ok(store) = try_open(&through(&proxy, &place)) else { continue };
+        let log = ha_audit::oplog::OpLog::create(place.path(), &iteration("media", runs)).unwrap();
+        let long = |seq| ha_sync_core::record::Operation { filepath: "x".repeat(200_000), ..operation(seq) };
+        log.append(&(1..=12).map(long).collect::<Vec<_>>()).unwrap();
+        log.finish(&crate::success(12)).unwrap();
+        runs += 1;
+        packet(1024 * 1024);
+        let (summary, _) = flush(place.path(), &store);
+        assert_eq!(summary.broken, 0, "{at}");
+        if let Some(error) = summary.error {
+            assert!(error.is_retryable() && summary.left == 1, "{at}: {error:?}");
+            too_large += 1;
+            let (summary, _) = flush(place.path(), &store);
+            assert!(summary.error.is_none(), "{at}: {:?}", summary.error);
+        }
+        if proxy.commands() < at {
+            break;
+        }
+    }
+    assert!(too_large > 0, "no statement was under way");
+    assert_once(&place, i64::from(runs), 12);
+}
+
+/// A deadlock, and what a node of a cluster says that lost against another one, at its statement or at its commit.
+#[test]
+fn a_statement_that_lost_against_another_is_sent_again() {
+    for number in [1213, 1205, 1180] {
+        let place = need!(Ground::mariadb());
+        let store = place.open();
+        place.run(&format!(
+            "CREATE TABLE losses (n INT) ENGINE=Aria; INSERT INTO losses VALUES (4); \
+             CREATE TRIGGER lose BEFORE INSERT ON sync_operations FOR EACH ROW BEGIN \
+             IF NEW.seq = 1500 AND (SELECT n FROM losses) > 0 THEN UPDATE losses SET n = n - 1; \
+             SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = 'lost'; END IF; END"
+        ));
+        finished_log(place.path(), &iteration("media", 0), 2300);
+        let (summary, _) = flush(place.path(), &store);
+        assert!(summary.error.is_none() && summary.broken == 0, "{number}: {summary:?}");
+        assert_eq!(place.number("SELECT n FROM losses"), 0);
+        assert_once(&place, 1, 2300);
+    }
 }
 
 #[test]

@@ -32,22 +32,42 @@ fn the_age_is_the_servers() {
     assert_eq!(contender(&at(900), None), left(0, 60));
 }
 
+/// What a contender does that has seen this Lease since 100 s by its own clock and 5000 s by the server's.
+fn watching(lease: &Seen, received: u64, served: Option<i64>) -> Action {
+    let since = Duration::from_secs(100);
+    let watched = Some(Watched { uid: "u".into(), version: "7".into(), since, served: Some(5000) });
+    let answer = Answer { seen: Some(lease), served, received: Duration::from_secs(received) };
+    contender(&answer, Watched::after(watched, &answer).as_ref())
+}
+
+fn wait(age: u64, left: u64) -> Action {
+    Action::Wait { age: Duration::from_secs(age), left: Duration::from_secs(left) }
+}
+
 #[test]
 fn a_lease_without_times_is_watched() {
     let mut lease = seen("a/1", "7", None);
-    let at = |lease: &Seen, received| -> (Action, Option<Watched>) {
-        let watched = Some(Watched { uid: "u".into(), version: "7".into(), since: Duration::from_secs(100) });
-        let answer = Answer { seen: Some(lease), served: Some(9_999_999), received: Duration::from_secs(received) };
-        let watched = Watched::after(watched, &answer);
-        (contender(&answer, watched.as_ref()), watched)
-    };
-    assert_eq!(at(&lease, 159).0, Action::Wait { age: Duration::from_secs(59), left: Duration::from_secs(1) });
-    assert_eq!(at(&lease, 160).0, Action::TakeOver(Stale::ByWatching));
+    assert_eq!(watching(&lease, 159, Some(5059)), wait(59, 1));
+    assert_eq!(watching(&lease, 160, Some(5060)), Action::TakeOver(Stale::ByWatching));
+    assert_eq!(watching(&lease, 160, None), Action::TakeOver(Stale::ByWatching));
     // A renewal, or another Lease of the same name, begins anew.
     lease.version = "8".into();
-    assert_eq!(at(&lease, 160).0, Action::Wait { age: Duration::ZERO, left: Duration::from_secs(60) });
+    assert_eq!(watching(&lease, 160, Some(5060)), wait(0, 60));
     lease.duration = None;
-    assert_eq!(at(&lease, 160).0, Action::Wait { age: Duration::ZERO, left: Duration::from_secs(5) });
+    assert_eq!(watching(&lease, 160, Some(5060)), wait(0, 5));
+}
+
+#[test]
+fn a_clock_that_leaps_takes_nothing_over() {
+    for written in [None, Some(5000)] {
+        let lease = seen("a/1", "7", written);
+        // Ours after the machine was resumed, and the server's; either alone proves nothing.
+        for (received, served) in [(9000, 5003), (103, 5003)] {
+            let Action::Wait { left, .. } = watching(&lease, received, Some(served)) else { panic!("{received}") };
+            assert_eq!(left, Duration::from_secs(57));
+        }
+        assert_eq!(watching(&seen("a/1", "7", None), 103, Some(90_000)), wait(3, 57));
+    }
 }
 
 #[test]
