@@ -51,8 +51,8 @@ pub(crate) fn write_tagged(lines: &mut Vec<u8>, name: &str, value: &impl Seriali
     Ok(())
 }
 
-/// Appends the line of an operation.
-pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation) {
+/// Appends the line of an operation: every column of its row, `null` where that is empty (sync.md §6).
+pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation, dry_run: bool) {
     let Operation {
         seq,
         operation,
@@ -71,46 +71,49 @@ pub(crate) fn write_operation(lines: &mut Vec<u8>, operation: &Operation) {
     } = operation;
     lines.extend_from_slice(br#"{"type":"operation","seq":"#);
     write_number(lines, i128::from(*seq));
+    lines.extend_from_slice(if dry_run { br#","dry_run":true"# } else { br#","dry_run":false"# });
     lines.extend_from_slice(br#","operation":""#);
     lines.extend_from_slice(operation.as_str().as_bytes());
-    write_direction(lines, *direction);
-    lines.extend_from_slice(br#"","filepath":"#);
+    lines.extend_from_slice(br#"","direction":"#);
+    write_if_any(lines, direction.as_ref(), |lines, direction| write_text(lines, direction.as_str()));
+    lines.extend_from_slice(br#","filepath":"#);
     write_text(lines, filepath);
     for (name, size) in [(&br#","size_before":"#[..], size_before), (br#","size_after":"#, size_after)] {
-        if let Some(size) = size {
-            lines.extend_from_slice(name);
-            write_number(lines, i128::from(*size));
-        }
+        lines.extend_from_slice(name);
+        write_if_any(lines, size.as_ref(), |lines, size| write_number(lines, i128::from(*size)));
     }
-    if *bytes != 0 {
-        lines.extend_from_slice(br#","bytes":"#);
-        write_number(lines, i128::from(*bytes));
-    }
+    lines.extend_from_slice(br#","bytes":"#);
+    write_number(lines, i128::from(*bytes));
     for (name, md5) in [(&br#","md5_before":"#[..], md5_before), (br#","md5_after":"#, md5_after)] {
-        if let Some(md5) = md5 {
-            lines.extend_from_slice(name);
-            write_text(lines, md5);
-        }
+        lines.extend_from_slice(name);
+        write_if_any(lines, md5.as_deref(), write_text);
     }
     lines.extend_from_slice(br#","started_at":""#);
     lines.extend_from_slice(&time::rfc3339(*started_at));
-    if let Some(ended_at) = ended_at {
-        lines.extend_from_slice(br#"","ended_at":""#);
+    lines.extend_from_slice(br#"","ended_at":"#);
+    write_if_any(lines, ended_at.as_ref(), |lines, ended_at| {
+        lines.push(b'"');
         lines.extend_from_slice(&time::rfc3339(*ended_at));
-    }
-    lines.extend_from_slice(br#"","status":""#);
+        lines.push(b'"');
+    });
+    lines.extend_from_slice(br#","status":""#);
     lines.extend_from_slice(match status {
         OperationStatus::Success => b"success",
         OperationStatus::Fail => b"fail",
     });
     lines.push(b'"');
     for (name, text) in [(&br#","error_message":"#[..], error_message), (br#","reason":"#, reason)] {
-        if let Some(text) = text {
-            lines.extend_from_slice(name);
-            write_text(lines, text);
-        }
+        lines.extend_from_slice(name);
+        write_if_any(lines, text.as_deref(), write_text);
     }
     lines.extend_from_slice(b"}\n");
+}
+
+fn write_if_any<T: ?Sized>(lines: &mut Vec<u8>, value: Option<&T>, write: impl FnOnce(&mut Vec<u8>, &T)) {
+    match value {
+        Some(value) => write(lines, value),
+        None => lines.extend_from_slice(b"null"),
+    }
 }
 
 /// Appends the line of an intent.
@@ -311,17 +314,29 @@ mod tests {
         }
     }
 
+    /// Is a flag that has nothing to do with the rest.
+    fn bytes_are_odd(operation: &Operation) -> bool {
+        operation.bytes % 2 == 1
+    }
+
     proptest! {
         #[test]
         fn operations_read_back(operation in operations()) {
             let mut line = Vec::new();
-            write_operation(&mut line, &operation);
+            write_operation(&mut line, &operation, bytes_are_odd(&operation));
             prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
             prop_assert_eq!(kind(&line), Some(Kind::Operation));
             let read: Operation = serde_json::from_slice(&line).unwrap();
             prop_assert_eq!(&read, &operation);
-            let encoded = serde_json::to_value(&operation).unwrap();
-            prop_assert_eq!(encoded.get("bytes").is_some(), operation.bytes > 0);
+            let written: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            let columns = [
+                "dry_run", "operation", "filepath", "size_before", "size_after", "md5_before", "md5_after", "started_at",
+                "ended_at", "status", "error_message", "seq", "reason", "direction",
+            ];
+            for column in columns {
+                prop_assert!(written.get(column).is_some(), "{}", column);
+            }
+            prop_assert_eq!(&written["dry_run"], &serde_json::json!(bytes_are_odd(&operation)));
             let read: OperationLine<'_> = serde_json::from_slice(&line).unwrap();
             prop_assert_eq!((&*read.filepath, read.bytes), (&*operation.filepath, operation.bytes));
             prop_assert_eq!(read.direction, operation.direction);

@@ -58,6 +58,7 @@ pub enum OpLogError {
 #[derive(Debug)]
 pub struct OpLog {
     path: PathBuf,
+    dry_run: bool,
     shared: Arc<Shared>,
     /// Declared last: it is joined before the file closes.
     syncer: Syncer,
@@ -112,7 +113,7 @@ impl OpLog {
         files::sync_directory(dir)?;
         let syncer = Syncer::start(Arc::clone(&shared))
             .map_err(|source| FileError::new("start the thread that syncs the operation log", &path, source))?;
-        Ok(Self { path, shared, syncer })
+        Ok(Self { path, dry_run: iteration.dry_run, shared, syncer })
     }
 
     /// Writes what is about to be done; must return before it is done.
@@ -122,13 +123,15 @@ impl OpLog {
 
     /// Writes what was done.
     pub fn append(&self, operations: &[Operation]) -> Result<(), OpLogError> {
-        self.write_lines(|lines| operations.iter().for_each(|operation| line::write_operation(lines, operation)))
+        let dry_run = self.dry_run;
+        let write = |lines: &mut Vec<u8>, operation| line::write_operation(lines, operation, dry_run);
+        self.write_lines(|lines| operations.iter().for_each(|operation| write(lines, operation)))
     }
 
     /// Writes the trailer, makes the log durable and frees its lock; returns its path. A log that lacks lines gets no
     /// trailer: [`OpLogError::Incomplete`].
     pub fn finish(self, outcome: &Outcome) -> Result<PathBuf, OpLogError> {
-        let Self { path, shared, syncer } = self;
+        let Self { path, dry_run: _, shared, syncer } = self;
         drop(syncer);
         let mut trailer = Vec::new();
         line::write_tagged(&mut trailer, "end", outcome)
@@ -140,7 +143,7 @@ impl OpLog {
 
     /// Removes the log: nothing happened that is worth a record.
     pub fn discard(self) -> Result<(), OpLogError> {
-        let Self { path, shared, syncer } = self;
+        let Self { path, dry_run: _, shared, syncer } = self;
         drop(syncer);
         files::remove(&path)?;
         drop(shared);

@@ -109,12 +109,12 @@ impl InterruptedLog {
     /// Appends how its last operations ended and a trailer, in place of a torn last line, and makes both durable.
     /// From now on the log is a finished one.
     pub fn conclude(self, operations: &[Operation], outcome: &Outcome) -> Result<PathBuf, LogError> {
-        let Self { path, mut file, unresolved: _, extent } = self;
+        let Self { path, mut file, unresolved, extent } = self;
         let mut lines = Vec::new();
         if extent.unterminated {
             lines.push(b'\n');
         }
-        operations.iter().for_each(|operation| line::write_operation(&mut lines, operation));
+        operations.iter().for_each(|operation| line::write_operation(&mut lines, operation, unresolved.header.dry_run));
         line::write_tagged(&mut lines, "end", outcome)
             .map_err(|source| FileError::new("encode the end of operation log", &path, source))?;
         file.set_len(extent.bytes).map_err(|source| FileError::new("truncate operation log", &path, source))?;
