@@ -460,8 +460,9 @@ Example:
 pub(crate) struct PruneArguments {
     #[command(flatten)]
     pub(crate) records: RecordsArguments,
-    /// Remove database rows of runs that are older, like 30d; of each pair and direction the last successful run and dry
-    /// run stay
+    /// Remove database rows of runs that are older, like 30d
+    ///
+    /// Of each pair and direction the last successful run and the last successful dry run stay.
     #[arg(long, value_name = "AGE", value_parser = value::age)]
     pub(crate) db_older_than: Option<Duration>,
     /// Remove logs that were set aside and are older, like 10d
