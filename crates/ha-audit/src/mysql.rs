@@ -297,9 +297,10 @@ fn is_lost(error: &sqlx::Error) -> bool {
 }
 
 /// Tells whether another transaction was in the way: a wait for a lock that was too long, a deadlock, and in a Galera
-/// cluster a write on another node, which may only be found when the transaction ends.
+/// cluster a write on another node, which may only be found when the transaction ends. Or, where two programs migrate at
+/// once, that a table cannot take its place while another rebuilds the one that its foreign key leads to.
 fn is_conflict(error: &sqlx::Error) -> bool {
-    matches!(error_number(error), Some(1180 | 1205 | 1213))
+    matches!(error_number(error), Some(1025 | 1180 | 1205 | 1213))
 }
 
 fn fault(error: sqlx::Error) -> Fault {
