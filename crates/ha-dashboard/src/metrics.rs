@@ -73,10 +73,10 @@ fn write(overview: Option<&Overview>, pending: Option<&PendingLogs>, now: Timest
     let help = "Operation logs in the log directory that the database does not have yet, the running ones too.";
     let mut family = family(&mut text, "ha_sync_pending_opslogs", help);
     if let Some(pending) = pending {
-        for pair in pairs.iter().filter(|pair| !pending.by_pair.contains_key(&pair.name)) {
+        for pair in pairs.iter().filter(|pair| !pending.contains_key(&pair.name)) {
             family.sample(&[("pair", &pair.name)], 0.0);
         }
-        for (pair, count) in &pending.by_pair {
+        for (pair, count) in pending {
             family.sample(&[("pair", pair)], *count as f64);
         }
     }

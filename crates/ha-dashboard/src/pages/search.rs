@@ -153,7 +153,7 @@ pub(crate) async fn show(State(board): State<Arc<Board>>, RawQuery(query): RawQu
         return Ok(page(StatusCode::OK, &template));
     }
     let more = |name: &str, value: &str| format!("?q={}&{name}={}", format::query(&typed), format::query(value));
-    let mut session = board.reader.session().await?;
+    let mut session = board.places.session().await?;
     let history = session.history(&wanted, before, ROWS).await?;
     if !history.rows.is_empty() {
         let runs = runs_of(&mut session, &history.rows).await?;
