@@ -1,21 +1,21 @@
 //! The command `ha-sync-ui`: parses, wires the dashboard to the store and the locks, ends with the signal.
 
 mod arguments;
+mod locks;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use arguments::{Arguments, LockKind, Refusal};
+use arguments::{Arguments, Refusal};
 use ha_audit::dsn::Dsn;
 use ha_cli::environment;
 use ha_cli::exit;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::{LogFormat, Mode, Options, Reporter};
-use ha_dashboard::lock::{Immediate, LockState, LockStatus, NoLocks};
 use ha_dashboard::server::Stop;
 use ha_dashboard::{Credentials, Event, Place, Settings};
 use ha_sync_core::event::{Event as RunEvent, Observer as _};
-use ha_sync_fs::{local, lock};
+use ha_sync_fs::local;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -89,7 +89,7 @@ fn run(arguments: Arguments) -> Result<exit::ExitCode, Failure> {
         listen: arguments.listen,
         place,
         other_place,
-        locks: locks(arguments.lock),
+        locks: locks::choose(&arguments)?,
         credentials,
         say: Box::new(say),
     };
@@ -145,19 +145,4 @@ fn credentials(file: Option<&Path>) -> Result<Option<Credentials>, Failure> {
     };
     let parsed = Credentials::parse(&text).or_failure(FailureKind::Usage);
     parsed.map(Some).map_err(|failure| failure.context(format!("the logins are refused: {place}")))
-}
-
-fn locks(kind: LockKind) -> Box<dyn LockStatus> {
-    // In a pod there are other pods' locks to tell, which no file of this host knows.
-    let file = kind == LockKind::File || (kind == LockKind::Auto && !environment::in_cluster());
-    if !file {
-        return Box::new(NoLocks);
-    }
-    Box::new(Immediate(|pair: &str| match pair.parse().map(|pair| lock::holder(&pair)) {
-        Ok(Ok(Some(holder))) => {
-            LockState::Held { holder: holder.name, since: jiff::Timestamp::from_nanosecond(holder.since.0).ok() }
-        }
-        Ok(Ok(None)) => LockState::Free,
-        Ok(Err(_)) | Err(_) => LockState::Unknown,
-    }))
 }

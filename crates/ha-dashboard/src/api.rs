@@ -98,7 +98,7 @@ fn direction_json(direction: &DirectionStatus) -> Value {
 
 fn pair_json(pair: &PairStatus) -> Value {
     let lock = match &pair.lock {
-        LockState::Unknown => json!({"state": "unknown", "holder": null, "since": null}),
+        LockState::Unknown | LockState::Unanswered { .. } => json!({"state": "unknown", "holder": null, "since": null}),
         LockState::Free => json!({"state": "free", "holder": null, "since": null}),
         LockState::Held { holder, since } => {
             json!({"state": "held", "holder": holder, "since": since.map(rfc3339)})

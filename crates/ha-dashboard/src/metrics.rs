@@ -174,8 +174,12 @@ fn directions(text: &mut String, pairs: &[PairStatus]) {
 
 fn locks(text: &mut String, pairs: &[PairStatus], now: Timestamp) {
     let mut held = family(text, "ha_sync_lock_held", "Whether the pair's lock is held.");
-    for pair in pairs.iter().filter(|pair| pair.lock != LockState::Unknown) {
-        let is_held = matches!(pair.lock, LockState::Held { .. });
+    for pair in pairs {
+        let is_held = match pair.lock {
+            LockState::Unknown | LockState::Unanswered { .. } => continue,
+            LockState::Free => false,
+            LockState::Held { .. } => true,
+        };
         held.sample(&[("pair", &pair.name)], f64::from(u8::from(is_held)));
     }
     let mut age = family(text, "ha_sync_lock_age_seconds", "For how long the pair's lock has been held.");

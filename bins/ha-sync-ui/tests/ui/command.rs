@@ -11,13 +11,13 @@ fn ui(place: &Environment) -> Run {
 }
 
 /// Waits until it serves, and returns the address.
-fn served(running: &mut Running) -> String {
+pub(crate) fn served(running: &mut Running) -> String {
     assert!(running.wait_for_output("listening on http://"), "{}", running.stderr_so_far());
     let said = running.stderr_so_far();
     said.split("http://").nth(1).unwrap().split(',').next().unwrap().to_owned()
 }
 
-fn get(address: &str, target: &str, login: &str) -> String {
+pub(crate) fn get(address: &str, target: &str, login: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{login}\r\n").unwrap();
     let mut text = String::new();
