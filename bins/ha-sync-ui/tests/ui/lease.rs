@@ -116,6 +116,17 @@ fn the_holder_of_a_lease_is_on_the_page() {
     drop(frozen);
     eventually(&address, "/", "lock free");
 
+    // a token that is no longer good is read anew
+    let good = std::fs::read_to_string(place.join("ha-sync-ui")).unwrap();
+    let bad: String = good.lines().map(|line| line.split("token: ").next().unwrap().to_owned() + "\n").collect();
+    let bad = bad.replace("  user: {\n", "  user: {token: gone}\n");
+    std::fs::write(place.join("ha-sync-ui"), bad).unwrap();
+    let mut late = dashboard(&[]);
+    let late_address = served(&mut late);
+    eventually(&late_address, "/", "does not accept these credentials (401)");
+    std::fs::write(place.join("ha-sync-ui"), good).unwrap();
+    eventually(&late_address, "/", "lock free");
+
     // a right that is missing is named
     plane.kubectl(&["-n", &namespace, "delete", "role", "ha-sync-ui"]);
     let page = eventually(&address, "/", "who holds the lock is unknown: failed to get Lease ");
