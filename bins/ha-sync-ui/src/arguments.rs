@@ -15,8 +15,10 @@ use ha_cli::{usage, value};
 /// Says by what pairs are locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LockKind {
-    /// `file` outside a cluster, `none` in one
+    /// `lease` in a cluster or with a kubeconfig, else `file`
     Auto,
+    /// The Leases of a namespace
+    Lease,
     /// The lock files of this host
     File,
     /// Locks are not shown
@@ -43,6 +45,17 @@ struct Definition {
     /// Whose locks are shown
     #[arg(long, value_name = "KIND", value_enum, default_value_t = LockKind::Auto)]
     lock: LockKind,
+    /// How to reach the cluster of the Leases
+    ///
+    /// Without it: the service account of the pod, else KUBECONFIG, else ~/.kube/config.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    kube_context: Option<String>,
+    /// Namespace of the Leases [default: the pod's, or the context's]
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
     /// File of logins: lines `basic USER:PASSWORD` or `bearer TOKEN`; without one everybody may look
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     auth_file: Option<PathBuf>,
@@ -60,6 +73,9 @@ pub(crate) struct Arguments {
     /// Only the default gives way.
     pub(crate) log_dir_given: bool,
     pub(crate) lock: LockKind,
+    pub(crate) kubeconfig: Option<PathBuf>,
+    pub(crate) kube_context: Option<String>,
+    pub(crate) namespace: Option<String>,
     pub(crate) auth_file: Option<PathBuf>,
     pub(crate) log_format: LogFormat,
 }
@@ -80,8 +96,19 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Argumen
         true => Refusal::Failure(usage::refusal(&error, "ha-sync-ui")),
     };
     let matches = Definition::command().try_get_matches_from(words).map_err(refuse)?;
-    let Definition { listen, db_dsn, log_dir, lock, auth_file, log_format } =
+    let Definition { listen, db_dsn, log_dir, lock, kubeconfig, kube_context, namespace, auth_file, log_format } =
         Definition::from_arg_matches(&matches).map_err(refuse)?;
     let log_dir_given = matches.value_source("log_dir") == Some(ValueSource::CommandLine);
-    Ok(Arguments { listen, db_dsn, log_dir, log_dir_given, lock, auth_file, log_format })
+    Ok(Arguments {
+        listen,
+        db_dsn,
+        log_dir,
+        log_dir_given,
+        lock,
+        kubeconfig,
+        kube_context,
+        namespace,
+        auth_file,
+        log_format,
+    })
 }

@@ -1,21 +1,21 @@
 //! The command `ha-sync-ui`: parses, wires the dashboard to the store and the locks, ends with the signal.
 
 mod arguments;
+mod locks;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use arguments::{Arguments, LockKind, Refusal};
+use arguments::{Arguments, Refusal};
 use ha_audit::dsn::Dsn;
 use ha_cli::environment;
 use ha_cli::exit;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::{LogFormat, Mode, Options, Reporter};
-use ha_dashboard::lock::{Immediate, LockState, LockStatus, NoLocks};
 use ha_dashboard::server::Stop;
-use ha_dashboard::{Credentials, Event, Settings};
+use ha_dashboard::{Credentials, Event, Place, Settings};
 use ha_sync_core::event::{Event as RunEvent, Observer as _};
-use ha_sync_fs::{local, lock};
+use ha_sync_fs::local;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -45,8 +45,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<exit::ExitCode, Failure> {
     let credentials = credentials(arguments.auth_file.as_deref())?;
-    let log_directory = log_directory(&arguments);
-    let dsn = dsn(&arguments, &log_directory)?;
+    let (place, other_place) = places(&arguments)?;
     let reporter = Reporter::new(Options {
         mode: Mode::choose(Some(arguments.log_format), false),
         verbose: false,
@@ -54,7 +53,10 @@ fn run(arguments: Arguments) -> Result<exit::ExitCode, Failure> {
         dry_run: false,
     });
     let open_to_all = credentials.is_none() && !arguments.listen.ip().is_loopback();
-    let database = dsn.to_string();
+    let mut database = place.dsn.to_string();
+    if let Some(other) = &other_place {
+        database = format!("{database}, or {} while there is none", other.dsn);
+    }
     let say = move |event: Event<'_>| match event {
         Event::Listening { address } => {
             reporter.note(&format!("listening on http://{address}, reading {database}"));
@@ -71,14 +73,23 @@ fn run(arguments: Arguments) -> Result<exit::ExitCode, Failure> {
             reporter.note("the database is back");
             reporter.stop();
         }
+        Event::LogsUnknown { why } => {
+            let message = format!("the logs that wait for the database cannot be counted: {why}");
+            reporter.event(RunEvent::Warning { message: &message });
+            reporter.stop();
+        }
+        Event::LogsKnown => {
+            reporter.note("the logs that wait for the database can be counted again");
+            reporter.stop();
+        }
     };
     let stop = Stop::default();
     listen_to_signals(&stop)?;
     let settings = Settings {
         listen: arguments.listen,
-        dsn,
-        locks: locks(arguments.lock),
-        log_directory: local::is_directory(&log_directory).then_some(log_directory),
+        place,
+        other_place,
+        locks: locks::choose(&arguments)?,
         credentials,
         say: Box::new(say),
     };
@@ -102,30 +113,22 @@ fn listen_to_signals(stop: &Stop) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes the log directory that a run with the same flags would use.
-fn log_directory(arguments: &Arguments) -> PathBuf {
-    let fallback = environment::state_directory().map(|state| state.join("ha-sync"));
-    match fallback {
-        Some(fallback)
-            if !arguments.log_dir_given
-                && !local::exists(&arguments.log_dir.join(DATABASE))
-                && local::exists(&fallback.join(DATABASE)) =>
-        {
-            fallback
-        }
-        _ => arguments.log_dir.clone(),
-    }
-}
-
-fn dsn(arguments: &Arguments, log_directory: &Path) -> Result<Dsn, Failure> {
-    match arguments.db_dsn.as_deref().filter(|dsn| !dsn.is_empty()) {
-        None => Ok(Dsn::Sqlite(log_directory.join(DATABASE))),
-        Some(text) => text.parse::<Dsn>().or_failure(FailureKind::Usage).map_err(|failure| {
+/// Returns where records may be: without a DSN, in the directory that a run with the same flags would use. A run takes
+/// the other one when it may not write to the first. Nothing is looked at here: a directory may hang.
+fn places(arguments: &Arguments) -> Result<(Place, Option<Place>), Failure> {
+    let log_directory = arguments.log_dir.clone();
+    if let Some(text) = arguments.db_dsn.as_deref().filter(|dsn| !dsn.is_empty()) {
+        let dsn = text.parse::<Dsn>().or_failure(FailureKind::Usage).map_err(|failure| {
             failure
                 .context("the value of --db-dsn or HA_SYNC_DB_DSN is refused")
                 .hint("for a file: --db-dsn sqlite:/var/lib/ha-sync/audit.db")
-        }),
+        })?;
+        return Ok((Place { dsn, log_directory: Some(log_directory) }, None));
     }
+    let within =
+        |directory: PathBuf| Place { dsn: Dsn::Sqlite(directory.join(DATABASE)), log_directory: Some(directory) };
+    let other = environment::state_directory().filter(|_| !arguments.log_dir_given);
+    Ok((within(log_directory), other.map(|state| within(state.join("ha-sync")))))
 }
 
 /// Reads the logins: of the file, else of the environment.
@@ -142,19 +145,4 @@ fn credentials(file: Option<&Path>) -> Result<Option<Credentials>, Failure> {
     };
     let parsed = Credentials::parse(&text).or_failure(FailureKind::Usage);
     parsed.map(Some).map_err(|failure| failure.context(format!("the logins are refused: {place}")))
-}
-
-fn locks(kind: LockKind) -> Box<dyn LockStatus> {
-    // In a pod there are other pods' locks to tell, which no file of this host knows.
-    let file = kind == LockKind::File || (kind == LockKind::Auto && !environment::in_cluster());
-    if !file {
-        return Box::new(NoLocks);
-    }
-    Box::new(Immediate(|pair: &str| match pair.parse().map(|pair| lock::holder(&pair)) {
-        Ok(Ok(Some(holder))) => {
-            LockState::Held { holder: holder.name, since: jiff::Timestamp::from_nanosecond(holder.since.0).ok() }
-        }
-        Ok(Ok(None)) => LockState::Free,
-        Ok(Err(_)) | Err(_) => LockState::Unknown,
-    }))
 }

@@ -1,6 +1,5 @@
 //! What keeps two runs of a pair apart: a Lease, a file, or nothing (sync.md §7).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ha_cli::environment;
@@ -90,11 +89,7 @@ fn access(lock: &Lock) -> Access {
     if environment::in_cluster() && context.is_none() {
         return Access::InCluster;
     }
-    let files = match environment::KUBECONFIG.get() {
-        Some(list) => std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect(),
-        None => environment::HOME.get().map(|home| PathBuf::from(home).join(".kube/config")).into_iter().collect(),
-    };
-    Access::Kubeconfig { files, optional: true, context }
+    Access::Kubeconfig { files: environment::kubeconfigs(), optional: true, context }
 }
 
 fn take_lease(pair: &PairName, lock: &Lock, identity: String, stop: &Arc<Stop>) -> Result<Option<Held>, Failure> {

@@ -20,7 +20,7 @@ use crate::dsn::Dsn;
 use crate::files;
 use crate::store::{IterationRow, StoreError};
 use crate::time;
-use statement::{ITERATION, OPERATION, Statement, after_prefix, anywhere, by_path, like};
+use statement::{ITERATION, OPERATION, Statement, after_prefix, anywhere, by_path, indexed, like};
 
 /// Connections at once: bounds the memory, and what a crowd of readers takes from the runs.
 const CONNECTIONS: usize = 6;
@@ -80,14 +80,19 @@ impl Reader {
     pub async fn session(&self) -> Result<Session, ReadError> {
         let shared = &self.0;
         let slow = |step| ReadError::Slow { step, database: shared.name.clone(), patience: shared.patience };
-        if let Dsn::Sqlite(path) = &shared.dsn
-            && !files::exists(path)
-        {
-            return Err(ReadError::Empty { database: shared.name.clone() });
-        }
         let waited = timeout(shared.patience, Arc::clone(&shared.permits).acquire_owned()).await;
         // nobody closes the semaphore
-        let Ok(Ok(permit)) = waited else { return Err(slow("get a connection")) };
+        let Ok(Ok(mut permit)) = waited else { return Err(slow("get a connection")) };
+        if let Dsn::Sqlite(path) = &shared.dsn {
+            let path = path.clone();
+            // In a thread of its own, which keeps the permit: a directory that hangs must not stop everything else.
+            let look = tokio::task::spawn_blocking(move || (files::exists(&path), permit));
+            match timeout(shared.patience, look).await {
+                Ok(Ok((true, back))) => permit = back,
+                Ok(Ok((false, _))) => return Err(ReadError::Empty { database: shared.name.clone() }),
+                Ok(Err(_)) | Err(_) => return Err(slow("find the file")),
+            }
+        }
         let kept = shared.idle().pop();
         let (database, since) = match kept.filter(|(_, since)| since.elapsed() < LIFETIME) {
             Some(kept) => kept,
@@ -457,11 +462,24 @@ impl Session {
                 .bind(i64::from(limit) * 2);
             let rows = self.ask(step, statement, |mut row| database::text("filepath", &mut row)).await?;
             let all = (rows.len() as u64) < u64::from(limit) * 2;
-            reached = rows.last().cloned().or(reached);
-            found.extend(rows);
             if all {
+                found.extend(rows);
                 reached = None;
                 break;
+            }
+            let Some(last) = rows.last() else { break };
+            match indexed(self.dialect(), last).map(str::to_owned) {
+                None => {
+                    reached = Some(last.clone());
+                    found.extend(rows);
+                }
+                // Those whose indexed part is the same come in no order, and may not all be here.
+                Some(part) => {
+                    found.extend(rows.into_iter().filter(|path| !path.starts_with(&part)));
+                    let group = self.paths_of_part(&part, reached.as_deref(), prefix, limit).await?;
+                    reached = group.last().cloned().or(reached);
+                    found.extend(group);
+                }
             }
             if found.len() > limit as usize {
                 break;
@@ -471,6 +489,29 @@ impl Session {
         let rows: Vec<String> = found.into_iter().take(limit as usize).collect();
         let next = if more { rows.last().cloned() } else { reached };
         Ok(Page { rows, next })
+    }
+
+    /// Returns the first paths of those with the same indexed part, in their order: one more than `limit` at most.
+    async fn paths_of_part(
+        &mut self,
+        part: &str,
+        after: Option<&str>,
+        prefix: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, ReadError> {
+        // the prefix may be longer than what the index has
+        let least = part.max(prefix);
+        let end = after_prefix(part).into_iter().chain(after_prefix(prefix)).min();
+        let (table, _) = by_path(self.dialect());
+        let statement = Statement::new("SELECT DISTINCT filepath FROM")
+            .push(table)
+            .push("WHERE filepath >= ?")
+            .bind(least)
+            .push_if("AND filepath > ?", after)
+            .push_if("AND filepath < ?", end.as_deref())
+            .push("ORDER BY filepath LIMIT ?")
+            .bind(i64::from(limit) + 1);
+        self.ask("look for paths", statement, |mut row| database::text("filepath", &mut row)).await
     }
 
     /// Looks for a text anywhere in the paths of a bounded number of operations, newest first; `before` is the row id

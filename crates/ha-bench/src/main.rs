@@ -102,13 +102,18 @@ fn bench(options: &Options) -> Result<(), String> {
         }
     }
     let mut report = report::markdown(&results, options, &ours);
+    let mut missed = Vec::new();
     for (name, what) in OTHERS {
         if options.cases.is_empty() || options.cases.iter().any(|case| case == name) {
             eprintln!("== {name}: {what}");
             report.push_str(&match name {
                 flush::NAME => flush::section(options.runs, &ours)?,
                 volume::NAME => volume::run(options)?,
-                _ => dashboard::section(&ours)?,
+                _ => {
+                    let section = dashboard::section(&ours)?;
+                    missed.extend(section.missed);
+                    section.text
+                }
             });
         }
     }
@@ -121,6 +126,9 @@ fn bench(options: &Options) -> Result<(), String> {
     }
     if let Some(file) = &options.json {
         write(file, &report::json(&results))?;
+    }
+    if !missed.is_empty() {
+        return Err(format!("goals of the case {} are missed: {}", dashboard::NAME, missed.join("; ")));
     }
     Ok(())
 }

@@ -86,6 +86,15 @@ pub fn holder_name() -> Option<String> {
     POD_NAME.get().or_else(|| HOSTNAME.get()).map(|name| name.to_string_lossy().into_owned())
 }
 
+/// Returns the files that tell how to reach a cluster: those of `KUBECONFIG`, else `~/.kube/config`. Not all of them
+/// need be there.
+pub fn kubeconfigs() -> Vec<PathBuf> {
+    match KUBECONFIG.get() {
+        Some(list) => std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect(),
+        None => HOME.get().map(|home| PathBuf::from(home).join(".kube/config")).into_iter().collect(),
+    }
+}
+
 /// Tells whether this process runs in a pod of a cluster.
 pub fn in_cluster() -> bool {
     KUBERNETES.get().is_some()

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use ha_audit::query::{IterationFilter, OperationRow, ReadError};
@@ -15,7 +15,7 @@ use crate::board::Board;
 use crate::format::rfc3339;
 use crate::lock::LockState;
 use crate::pages::{no_run, run, run_key};
-use crate::parameters::{self, Parameters};
+use crate::parameters::{self, Parameters, Segment};
 use crate::refusal::Refusal;
 use crate::restore;
 use crate::status::{self, DirectionStatus, Overview, PairStatus};
@@ -98,7 +98,7 @@ fn direction_json(direction: &DirectionStatus) -> Value {
 
 fn pair_json(pair: &PairStatus) -> Value {
     let lock = match &pair.lock {
-        LockState::Unknown => json!({"state": "unknown", "holder": null, "since": null}),
+        LockState::Unknown | LockState::Unanswered { .. } => json!({"state": "unknown", "holder": null, "since": null}),
         LockState::Free => json!({"state": "free", "holder": null, "since": null}),
         LockState::Held { holder, since } => {
             json!({"state": "held", "holder": holder, "since": since.map(rfc3339)})
@@ -132,7 +132,7 @@ pub(crate) async fn pairs(State(board): State<Arc<Board>>, RawQuery(query): RawQ
 /// Answers `/api/pairs/{name}`.
 pub(crate) async fn pair(
     State(board): State<Arc<Board>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     Parameters::parse(query.as_deref())?.finish()?;
@@ -157,7 +157,7 @@ pub(crate) async fn iterations(
         limit: limit + 1,
     };
     parameters.finish()?;
-    let mut runs = match board.reader.session().await {
+    let mut runs = match board.places.session().await {
         Ok(mut session) => session.iterations(&filter).await?,
         Err(ReadError::Empty { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
@@ -172,12 +172,12 @@ pub(crate) async fn iterations(
 /// Answers `/api/iterations/{run}`, by id or run id.
 pub(crate) async fn iteration(
     State(board): State<Arc<Board>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let key = run_key(&name)?;
     Parameters::parse(query.as_deref())?.finish()?;
-    let run = board.reader.session().await?.iteration(&key).await?.ok_or_else(|| no_run(&name))?;
+    let run = board.places.session().await?.iteration(&key).await?.ok_or_else(|| no_run(&name))?;
     Ok(answer(&iteration_json(&run)))
 }
 
@@ -195,7 +195,7 @@ pub(crate) async fn operations(
     let key = run_key(&name).map_err(|_| {
         Refusal::bad("parameter \"iteration_id\" is not understood: expected an id or a run id".to_owned())
     })?;
-    let mut session = board.reader.session().await?;
+    let mut session = board.places.session().await?;
     let run = session.iteration(&key).await?.ok_or_else(|| no_run(&name))?;
     filter.iteration_id = run.id;
     filter.limit = limit;
@@ -212,7 +212,7 @@ pub(crate) async fn history(State(board): State<Arc<Board>>, RawQuery(query): Ra
     let before = parameters.number("cursor")?;
     parameters.finish()?;
     let Some(path) = path else { return Err(Refusal::bad("parameter \"path\" is missing")) };
-    let mut session = match board.reader.session().await {
+    let mut session = match board.places.session().await {
         Err(ReadError::Empty { .. }) => return Ok(answer(&json!({"history": [], "next_cursor": null}))),
         session => session?,
     };
@@ -242,7 +242,7 @@ pub(crate) async fn paths(State(board): State<Arc<Board>>, RawQuery(query): RawQ
     let prefix = parameters.text("prefix").unwrap_or_default();
     let after = parameters.text("cursor");
     parameters.finish()?;
-    let page = match board.reader.session().await {
+    let page = match board.places.session().await {
         Err(ReadError::Empty { .. }) => return Ok(answer(&json!({"paths": [], "next_cursor": null}))),
         session => session?.paths(&prefix, after.as_deref(), limit).await?,
     };

@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use axum::extract::Path;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::parameters::Segment;
 use crate::refusal::Refusal;
 
 /// Is a file that pages refer to.
@@ -52,7 +52,7 @@ const fn mark(content: &[u8]) -> u64 {
 }
 
 /// Answers `/assets/{mark}/{name}`; an old mark gets what there is now, and is not to be kept.
-pub(crate) async fn serve(Path((mark, name)): Path<(String, String)>) -> Result<Response, Refusal> {
+pub(crate) async fn serve(Segment((mark, name)): Segment<(String, String)>) -> Result<Response, Refusal> {
     let found = [&STYLE, &SCRIPT, &ICON].into_iter().find(|asset| asset.name == name);
     let asset = found.ok_or_else(|| Refusal::NotFound("there is no such file".to_owned()))?;
     let kept = if mark == format!("{:016x}", asset.mark) { "public, max-age=31536000, immutable" } else { "no-cache" };

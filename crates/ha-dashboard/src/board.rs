@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ha_audit::query::{IterationFilter, OperationFilter, ReadError, Reader, Series, Session};
+use ha_audit::files::FileError;
+use ha_audit::query::{IterationFilter, OperationFilter, ReadError, Series, Session};
+use ha_audit::reader::{self, LogError, LogReader};
 use ha_audit::store::IterationRow;
 use ha_sync_core::record::{OperationStatus, Status};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::lock::LockStatus;
+use crate::places::Places;
 use crate::server::Event;
 use crate::status::{self, DirectionStatus, Overview, PairStatus};
 
@@ -48,33 +52,26 @@ struct Cached {
     read_at: Option<Instant>,
 }
 
-/// Is a log that waits for the database.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct PendingLogs {
-    /// Logs per pair.
-    pub(crate) by_pair: BTreeMap<String, u64>,
-}
+/// Is the logs that wait for the database, by pair.
+pub(crate) type PendingLogs = BTreeMap<String, u64>;
 
 /// Is what handlers share.
 pub(crate) struct Board {
-    pub(crate) reader: Reader,
+    pub(crate) places: Places,
     locks: Box<dyn LockStatus>,
-    log_directory: Option<PathBuf>,
     cached: Mutex<Cached>,
     /// Who counts logs.
     counting: Arc<Semaphore>,
+    /// Whether it was said that they cannot be counted.
+    uncounted: AtomicBool,
     say: Box<dyn Fn(Event<'_>) + Send + Sync>,
 }
 
 impl Board {
-    pub(crate) fn new(
-        reader: Reader,
-        locks: Box<dyn LockStatus>,
-        log_directory: Option<PathBuf>,
-        say: Box<dyn Fn(Event<'_>) + Send + Sync>,
-    ) -> Self {
+    pub(crate) fn new(places: Places, locks: Box<dyn LockStatus>, say: Box<dyn Fn(Event<'_>) + Send + Sync>) -> Self {
         let cached = Mutex::new(Cached { view: View { overview: None, away: None }, read_at: None });
-        Self { reader, locks, log_directory, cached, counting: Arc::new(Semaphore::new(4)), say }
+        let counting = Arc::new(Semaphore::new(4));
+        Self { places, locks, cached, counting, uncounted: AtomicBool::new(false), say }
     }
 
     /// Returns the state of all pairs, not older than a second; while it is read, others wait for the same answer.
@@ -105,7 +102,7 @@ impl Board {
 
     async fn read(&self) -> Result<Overview, ReadError> {
         let at = Timestamp::now();
-        let mut session = match self.reader.session().await {
+        let mut session = match self.places.session().await {
             Ok(session) => session,
             Err(ReadError::Empty { .. }) => return Ok(Overview { at, pairs: Vec::new(), recent: Vec::new() }),
             Err(error) => return Err(error),
@@ -134,30 +131,56 @@ impl Board {
     }
 
     /// Counts the logs in the log directory that the database does not have yet, those of live runs too; nothing when
-    /// no directory was named or it cannot be read.
+    /// no directory was named, there is none, or not all of it can be read: none would look like all being well.
     pub(crate) async fn pending_logs(&self) -> Option<PendingLogs> {
-        let directory = self.log_directory.clone()?;
+        let directory = self.places.log_directory()?.to_owned();
+        let counted = self.count_logs(directory).await;
+        let why = counted.as_ref().err();
+        match (why, self.uncounted.swap(why.is_some(), Ordering::Relaxed)) {
+            (Some(why), false) => (self.say)(Event::LogsUnknown { why }),
+            (None, true) => (self.say)(Event::LogsKnown),
+            _ => {}
+        }
+        counted.ok().flatten()
+    }
+
+    async fn count_logs(&self, directory: PathBuf) -> Result<Option<PendingLogs>, String> {
+        let slow = || format!("the log directory does not answer: {}", directory.display());
         // In a thread of its own: a file server that is away must not stop everything else. What hangs there
         // keeps its turn, so that not more and more threads hang.
-        let turn = Arc::clone(&self.counting).try_acquire_owned().ok()?;
-        let count = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            pending_logs(&directory)
+        let turn = Arc::clone(&self.counting).try_acquire_owned().map_err(|_| slow())?;
+        let count = tokio::task::spawn_blocking({
+            let directory = directory.clone();
+            move || {
+                let _turn = turn;
+                pending_logs(&directory)
+            }
         });
-        tokio::time::timeout(COUNTING, count).await.ok()?.ok()?
+        match tokio::time::timeout(COUNTING, count).await {
+            Ok(Ok(counted)) => counted.map_err(|error| chain(&error)),
+            Ok(Err(_)) | Err(_) => Err(slow()),
+        }
     }
 }
 
-fn pending_logs(directory: &Path) -> Option<PendingLogs> {
-    let mut pending = PendingLogs::default();
-    let waiting = ha_audit::reader::list(directory).ok()?;
-    let set_aside = ha_audit::reader::list_all_set_aside(directory).unwrap_or_default();
-    for log in waiting.iter().chain(&set_aside) {
-        if let Ok(log) = ha_audit::reader::LogReader::open(&log.path) {
-            *pending.by_pair.entry(log.header().sync_pair.as_str().to_owned()).or_default() += 1;
+/// Counts logs; nothing where there is no directory. A log without a header, or with a broken one, says of no pair that
+/// it is that pair's.
+fn pending_logs(directory: &Path) -> Result<Option<PendingLogs>, FileError> {
+    let waiting = match reader::list(directory) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        listed => listed?,
+    };
+    let mut pending = PendingLogs::new();
+    for log in waiting.iter().chain(&reader::list_all_set_aside(directory)?) {
+        match LogReader::open(&log.path) {
+            Ok(log) => *pending.entry(log.header().sync_pair.as_str().to_owned()).or_default() += 1,
+            // the database has it by now
+            Err(LogError::File(error)) if error.is_not_found() => {}
+            Err(LogError::File(error)) => return Err(error),
+            Err(_) => {}
         }
     }
-    Some(pending)
+    Ok(Some(pending))
 }
 
 async fn direction(

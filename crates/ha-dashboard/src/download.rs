@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -14,7 +14,7 @@ use crate::api::{operation_json, status_word};
 use crate::board::{self, Board};
 use crate::format::rfc3339;
 use crate::pages::{no_run, run, run_key};
-use crate::parameters::{MOST_ROWS, Parameters};
+use crate::parameters::{MOST_ROWS, Parameters, Segment};
 use crate::refusal::Refusal;
 
 #[derive(Clone, Copy)]
@@ -24,18 +24,18 @@ enum Form {
 }
 
 /// Answers `/runs/{id}/operations.csv`.
-pub(crate) async fn csv(state: State<Arc<Board>>, path: Path<String>, query: RawQuery) -> Result<Response, Refusal> {
+pub(crate) async fn csv(state: State<Arc<Board>>, path: Segment, query: RawQuery) -> Result<Response, Refusal> {
     serve(state, path, query, Form::Csv).await
 }
 
 /// Answers `/runs/{id}/operations.jsonl`.
-pub(crate) async fn jsonl(state: State<Arc<Board>>, path: Path<String>, query: RawQuery) -> Result<Response, Refusal> {
+pub(crate) async fn jsonl(state: State<Arc<Board>>, path: Segment, query: RawQuery) -> Result<Response, Refusal> {
     serve(state, path, query, Form::JsonLines).await
 }
 
 async fn serve(
     State(board): State<Arc<Board>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     RawQuery(query): RawQuery,
     form: Form,
 ) -> Result<Response, Refusal> {
@@ -43,7 +43,7 @@ async fn serve(
     let mut parameters = Parameters::parse(query.as_deref())?;
     let mut filter = run::filter(&mut parameters)?;
     parameters.finish()?;
-    let run = board.reader.session().await?.iteration(&key).await?.ok_or_else(|| no_run(&name))?;
+    let run = board.places.session().await?.iteration(&key).await?.ok_or_else(|| no_run(&name))?;
     filter.iteration_id = run.id;
     filter.limit = MOST_ROWS;
     // `run_key` has let through nothing but an id, which is safe in a header
@@ -70,7 +70,7 @@ async fn serve(
 }
 
 async fn part(board: &Board, filter: &mut OperationFilter, form: Form, text: &mut String) -> Result<bool, String> {
-    let page = async { board.reader.session().await?.operations(filter).await }.await;
+    let page = async { board.places.session().await?.operations(filter).await }.await;
     let page = page.map_err(|error| board::chain(&error))?;
     for row in &page.rows {
         match form {

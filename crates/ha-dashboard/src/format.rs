@@ -116,9 +116,10 @@ pub(crate) fn shown_lines(message: &str) -> String {
     message.lines().map(shown).collect::<Vec<_>>().join("\n")
 }
 
+/// U+200C and U+200D are none of these: Persian and Indian words and some emoji are not written without them.
 fn is_invisible(character: char) -> bool {
     matches!(u32::from(character),
-        0x00ad | 0x061c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff | 0xfff9..=0xfffb)
+        0x00ad | 0x061c | 0x180e | 0x200b | 0x200e | 0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff | 0xfff9..=0xfffb)
 }
 
 /// Writes a text for the query of a URL.
@@ -171,6 +172,10 @@ mod tests {
     #[test]
     fn names_show_what_they_hide() {
         assert_eq!(shown("a\u{202e}gpj.exe\n\u{7f}"), "a\\u{202e}gpj.exe\\x0a\\x7f");
+        assert_eq!(shown("\u{200b}\u{200e}\u{200f}"), "\\u{200b}\\u{200e}\\u{200f}");
+        for name in ["می\u{200c}خواهم.txt", "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}.jpg"] {
+            assert_eq!(shown(name), name);
+        }
         assert_eq!(shown("Übung \u{1f600}"), "Übung \u{1f600}");
         assert_eq!(query("a b&c=<\n"), "a+b%26c%3D%3C%0A");
     }

@@ -15,6 +15,7 @@ pub mod lock;
 mod metrics;
 mod pages;
 mod parameters;
+mod places;
 mod refusal;
 mod restore;
 pub mod rhythm;
@@ -22,4 +23,5 @@ pub mod server;
 pub mod status;
 
 pub use auth::{Credentials, CredentialsError};
+pub use places::Place;
 pub use server::{Event, ServeError, Settings, serve};

@@ -73,10 +73,10 @@ fn write(overview: Option<&Overview>, pending: Option<&PendingLogs>, now: Timest
     let help = "Operation logs in the log directory that the database does not have yet, the running ones too.";
     let mut family = family(&mut text, "ha_sync_pending_opslogs", help);
     if let Some(pending) = pending {
-        for pair in pairs.iter().filter(|pair| !pending.by_pair.contains_key(&pair.name)) {
+        for pair in pairs.iter().filter(|pair| !pending.contains_key(&pair.name)) {
             family.sample(&[("pair", &pair.name)], 0.0);
         }
-        for (pair, count) in &pending.by_pair {
+        for (pair, count) in pending {
             family.sample(&[("pair", pair)], *count as f64);
         }
     }
@@ -93,9 +93,12 @@ macro_rules! of_last {
 }
 
 /// The metrics with one sample per pair and direction.
-const DIRECTIONS: [(&str, &str, Value); 10] = [
+const DIRECTIONS: [(&str, &str, Value); 11] = [
     ("ha_sync_last_run_timestamp_seconds", "When the last real run began.", |direction| {
         direction.last().map(|run| seconds(run.started_at))
+    }),
+    ("ha_sync_running", "Whether the last real run has not ended.", |direction| {
+        Some(f64::from(u8::from(direction.last().is_some_and(|run| run.status == Status::Running))))
     }),
     ("ha_sync_last_success_timestamp_seconds", "When the last successful real run began.", |direction| {
         direction.last_success.map(seconds)
@@ -143,11 +146,12 @@ fn directions(text: &mut String, pairs: &[PairStatus]) {
             }
         }
     }
-    let help = "1 for the status of the last real run, 0 for the others.";
+    // Not of a run under way: between two runs that fail, an alert would end and its patience begin anew.
+    let help = "1 for the status of the last finished run, 0 for the others.";
     let mut statuses = family(text, "ha_sync_last_run_status", help);
     for (pair, direction) in each(pairs) {
-        let Some(run) = direction.last() else { continue };
-        for status in [Status::Running, Status::Success, Status::PartialFailure, Status::Failed] {
+        let Some(run) = direction.last_finished() else { continue };
+        for status in [Status::Success, Status::PartialFailure, Status::Failed] {
             let labels = [("pair", pair), ("direction", &direction.direction), ("status", status.as_str())];
             statuses.sample(&labels, f64::from(u8::from(run.status == status)));
         }
@@ -170,8 +174,12 @@ fn directions(text: &mut String, pairs: &[PairStatus]) {
 
 fn locks(text: &mut String, pairs: &[PairStatus], now: Timestamp) {
     let mut held = family(text, "ha_sync_lock_held", "Whether the pair's lock is held.");
-    for pair in pairs.iter().filter(|pair| pair.lock != LockState::Unknown) {
-        let is_held = matches!(pair.lock, LockState::Held { .. });
+    for pair in pairs {
+        let is_held = match pair.lock {
+            LockState::Unknown | LockState::Unanswered { .. } => continue,
+            LockState::Free => false,
+            LockState::Held { .. } => true,
+        };
         held.sample(&[("pair", &pair.name)], f64::from(u8::from(is_held)));
     }
     let mut age = family(text, "ha_sync_lock_age_seconds", "For how long the pair's lock has been held.");

@@ -1,8 +1,11 @@
 //! The query of a URL. What is not understood is refused with the reason: a filter with a typing error would
 //! otherwise show everything.
 
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use ha_sync_core::record::{OperationKind, OperationStatus, Status};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 
 use crate::refusal::Refusal;
 
@@ -10,6 +13,18 @@ use crate::refusal::Refusal;
 const LONGEST: usize = 4096;
 /// The most rows of one answer.
 pub(crate) const MOST_ROWS: u32 = 500;
+
+/// Is what the path of an address names. What is no text is refused in the form that the address asks for.
+pub(crate) struct Segment<T = String>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let taken = Path::from_request_parts(parts, state).await;
+        taken.map(|Path(name)| Self(name)).map_err(|_| Refusal::bad("the path of the address is not UTF-8"))
+    }
+}
 
 /// Is the parameters of a request that were not taken yet.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! The server: routes, and what holds for every request: headers, login, time limit, the form of refusals.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,17 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use ha_audit::dsn::Dsn;
-use ha_audit::query::Reader;
-use tokio::sync::watch;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Credentials;
 use crate::board::Board;
 use crate::lock::LockStatus;
+use crate::places::{Place, Places};
 use crate::refusal::Refusal;
 use crate::{api, assets, download, metrics, pages};
 
@@ -25,6 +28,12 @@ use crate::{api, assets, download, metrics, pages};
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a request may take until its answer begins.
 const LONGEST: Duration = Duration::from_secs(20);
+/// How long a client may take for the header of a request, and may keep an idle connection.
+const HEADERS: Duration = Duration::from_secs(10);
+/// Connections at once.
+const CONNECTIONS: usize = 256;
+/// How long to wait after a connection that could not be accepted.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// How long answers that are under way may take to end after the stop.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -32,12 +41,12 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// The address; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The audit store.
-    pub dsn: Dsn,
+    /// Where the records are.
+    pub place: Place,
+    /// Where they are when there are none; looked at again until some are seen.
+    pub other_place: Option<Place>,
     /// Who knows the holders of locks.
     pub locks: Box<dyn LockStatus>,
-    /// Where logs wait for the database.
-    pub log_directory: Option<PathBuf>,
     /// Who may look; absent: everybody.
     pub credentials: Option<Credentials>,
     /// Hears what happens.
@@ -59,6 +68,13 @@ pub enum Event<'a> {
     },
     /// The database can be read again.
     DatabaseBack,
+    /// The logs that wait cannot be counted.
+    LogsUnknown {
+        /// Why.
+        why: &'a str,
+    },
+    /// They can be counted again.
+    LogsKnown,
 }
 
 /// Says why the server ended.
@@ -73,7 +89,7 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
-    /// The runtime cannot be started, or the listener failed.
+    /// The runtime cannot be started.
     #[error("failed to serve")]
     Serve(#[source] std::io::Error),
 }
@@ -115,25 +131,49 @@ pub fn serve(settings: Settings, stop: &Stop) -> Result<(), ServeError> {
 }
 
 async fn run(settings: Settings, stop: &Stop) -> Result<(), ServeError> {
-    let Settings { listen, dsn, locks, log_directory, credentials, say } = settings;
+    let Settings { listen, place, other_place, locks, credentials, say } = settings;
     let failed = |source| ServeError::Listen { address: listen, source };
-    let listener = tokio::net::TcpListener::bind(listen).await.map_err(failed)?;
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
     say(Event::Listening { address: listener.local_addr().map_err(failed)? });
-    let reader = Reader::new(&dsn, PATIENCE);
-    let board = Arc::new(Board::new(reader.clone(), locks, log_directory, say));
-    let router = router(board, credentials);
-    let signal = stop.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move { signal.stopped().await });
-    let late = async {
-        stop.stopped().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    let served = tokio::select! {
-        served = server.into_future() => served,
-        () = late => Ok(()),
-    };
-    reader.close().await;
-    served.map_err(ServeError::Serve)
+    let board = Arc::new(Board::new(Places::new(place, other_place, PATIENCE), locks, say));
+    answer(listener, &router(Arc::clone(&board), credentials), stop).await;
+    board.places.close().await;
+    Ok(())
+}
+
+/// Answers until the stop, and then what is under way.
+async fn answer(listener: TcpListener, router: &Router, stop: &Stop) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let open = GracefulShutdown::new();
+    loop {
+        // those for whom there is no room wait in the kernel's queue
+        let next = async {
+            let turn = Arc::clone(&room).acquire_owned().await;
+            (turn, listener.accept().await)
+        };
+        let (turn, accepted) = tokio::select! {
+            next = next => next,
+            () = stop.stopped() => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            // too many open files, mostly; it may have been one who is gone already
+            tokio::time::sleep(AFTER_FAILURE).await;
+            continue;
+        };
+        // without it the end of an answer may wait for the other side
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            let _turn = turn;
+            // whoever hangs up has seen enough
+            let _ = connection.await;
+        });
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(GRACE, open.shutdown()).await;
 }
 
 fn router(board: Arc<Board>, credentials: Option<Credentials>) -> Router {
@@ -194,7 +234,7 @@ async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next)
     };
     let mut response = match response.extensions().get::<Refusal>().cloned() {
         None => response,
-        Some(refusal) if path.starts_with("/api/") => refusal.problem(),
+        Some(refusal) if is_for_programs(&path) => refusal.problem(),
         // the reason may have names of hosts in it, and probes have no login
         Some(refusal) if probe => (refusal.status(), "not ready\n").into_response(),
         Some(refusal) => pages::refusal(&shared.board, &refusal).await,
@@ -208,6 +248,12 @@ async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next)
     }
     secure(response.headers_mut());
     response
+}
+
+/// Tells whether a program asks: for the API, or for a file that a program reads.
+fn is_for_programs(path: &str) -> bool {
+    let download = path.starts_with("/runs/") && (path.ends_with(".csv") || path.ends_with(".jsonl"));
+    path == "/api" || path.starts_with("/api/") || download
 }
 
 /// Sets what keeps a browser from doing more than it should, whatever a name in the page says.

@@ -155,6 +155,11 @@ impl Reply {
     pub(crate) fn seen(&self) -> Option<&Seen> {
         self.seen.as_ref()
     }
+
+    /// Returns when the holder took it, by the holder's clock.
+    pub(crate) fn acquired(&self) -> Option<Timestamp> {
+        Some(self.lease.as_ref()?.spec.as_ref()?.acquire_time.as_ref()?.0)
+    }
 }
 
 /// Speaks about one Lease.

@@ -9,7 +9,7 @@ use ha_testkit::need;
 
 /// Returns the program `ha-sync` beside ours. A test of the whole workspace has just built it; where only this package is
 /// tested it may be an old one, and is made when there is none.
-fn ha_sync(ui: &Path) -> PathBuf {
+pub(crate) fn ha_sync(ui: &Path) -> PathBuf {
     let program = ui.with_file_name("ha-sync");
     if !program.exists() {
         let build = ["build", "--quiet", "--locked", "--profile", "test", "--package", "ha-sync"];

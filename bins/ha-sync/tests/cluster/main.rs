@@ -240,7 +240,16 @@ fn the_role_is_what_a_lease_needs_and_nothing_else(plane: &ControlPlane) {
     for (verb, what) in [("get", "secrets"), ("list", "pods"), ("create", "pods"), ("get", "configmaps")] {
         assert!(!may("ha-sync", &[verb, what]), "{verb} {what}");
     }
-    assert!(!may("ha-sync-ui", &["get", "leases.coordination.k8s.io/ha-sync-media"]), "the dashboard asks for none");
+    // the dashboard looks at those, and touches none
+    for pair in ["media", "photos", "owncloud", "games", "infra", "ai"] {
+        assert!(may("ha-sync-ui", &["get", &format!("leases.coordination.k8s.io/ha-sync-{pair}")]), "{pair}");
+    }
+    assert!(!may("ha-sync-ui", &["get", "leases.coordination.k8s.io/somebody-elses"]));
+    for verb in ["list", "watch", "create", "update", "patch", "delete"] {
+        for lease in ["leases.coordination.k8s.io", "leases.coordination.k8s.io/ha-sync-media"] {
+            assert!(!may("ha-sync-ui", &[verb, lease]), "{verb} {lease}");
+        }
+    }
 }
 
 fn json(plane: &ControlPlane, words: &[&str]) -> Value {

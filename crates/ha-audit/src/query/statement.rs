@@ -63,12 +63,26 @@ pub(super) const OPERATION: &str = "id, iteration_id, seq, operation, filepath, 
 /// Returns the table of operations to look in for a path, and the order of what is found.
 ///
 /// On MySQL the index has the beginning of each path, so it could not serve an ORDER BY: all of a large folder would be
-/// sorted for a few rows. Its own order is nearly the same: paths that begin with the same 191 letters are in the order
-/// of their rows.
+/// sorted for a few rows. Its own order is nearly the same: paths with the same [`indexed`] part are in the order of
+/// their rows.
 pub(super) fn by_path(dialect: Dialect) -> (&'static str, &'static str) {
     match dialect {
         Dialect::Sqlite => ("sync_operations", "ORDER BY filepath"),
         Dialect::Mysql => ("sync_operations FORCE INDEX (idx_filepath)", ""),
+    }
+}
+
+/// Letters of a path that the index of MySQL has.
+const INDEXED: usize = 191;
+
+/// Returns the part of a path that its place in the index is told by, when other paths may have the same.
+pub(super) fn indexed(dialect: Dialect, path: &str) -> Option<&str> {
+    match dialect {
+        Dialect::Sqlite => None,
+        Dialect::Mysql => {
+            let (last, letter) = path.char_indices().nth(INDEXED - 1)?;
+            path.get(..last + letter.len_utf8())
+        }
     }
 }
 
@@ -118,6 +132,17 @@ mod tests {
         assert_eq!(after_prefix("a\u{10ffff}").as_deref(), Some("b"));
         assert_eq!(after_prefix("\u{10ffff}"), None);
         assert_eq!(after_prefix(""), None);
+    }
+
+    #[test]
+    fn long_paths_may_share_what_the_index_has() {
+        assert_eq!(indexed(Dialect::Mysql, &"ü".repeat(190)), None);
+        assert_eq!(indexed(Dialect::Mysql, &"ü".repeat(191)), Some("ü".repeat(191).as_str()));
+        assert_eq!(
+            indexed(Dialect::Mysql, &format!("{}ab", "ü".repeat(190))),
+            Some(format!("{}a", "ü".repeat(190)).as_str())
+        );
+        assert_eq!(indexed(Dialect::Sqlite, &"a".repeat(300)), None);
     }
 
     #[test]

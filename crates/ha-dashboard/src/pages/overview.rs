@@ -83,6 +83,10 @@ impl Card {
             directions: pair.directions.iter().map(|direction| DirectionCard::new(direction, now)).collect(),
             lock: match &pair.lock {
                 LockState::Unknown => None,
+                LockState::Unanswered { why } => {
+                    let words = format!("who holds the lock is unknown: {}", format::shown(why));
+                    Some(LockView { held: false, words })
+                }
                 LockState::Free => Some(LockView { held: false, words: "lock free".to_owned() }),
                 LockState::Held { holder, since } => {
                     let since = since.map_or_else(String::new, |since| format!(", {}", format::ago(since, now)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use ha_audit::query::IterationFilter;
 use ha_audit::store::IterationRow;
@@ -14,7 +14,7 @@ use super::{Frame, Moment, RunView, answer, page};
 use crate::board::{self, Board};
 use crate::chart::{self, Chart};
 use crate::format;
-use crate::parameters::{self, Parameters};
+use crate::parameters::{self, Parameters, Segment};
 use crate::refusal::Refusal;
 use crate::status::{self, PairStatus};
 
@@ -79,7 +79,7 @@ async fn conflicts(board: &Board, pair: &PairStatus) -> Vec<Conflict> {
         return found;
     }
     // Without an answer the numbers stand alone.
-    let Ok(mut session) = board.reader.session().await else { return found };
+    let Ok(mut session) = board.places.session().await else { return found };
     for direction in &pair.directions {
         let Some(run) = direction.last_finished() else { continue };
         for operation in board::conflicts(&mut session, run).await.unwrap_or_default() {
@@ -100,7 +100,7 @@ async fn conflicts(board: &Board, pair: &PairStatus) -> Vec<Conflict> {
 /// Answers `/pairs/{name}`.
 pub(crate) async fn show(
     State(board): State<Arc<Board>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let mut parameters = Parameters::parse(query.as_deref())?;
@@ -121,7 +121,7 @@ pub(crate) async fn show(
         IterationFilter { pair: Some(name.clone()), dry_run, before, limit: RUNS + 1, ..IterationFilter::default() };
     let mut runs = Vec::new();
     if away.is_none() {
-        match async { board.reader.session().await?.iterations(&filter).await }.await {
+        match async { board.places.session().await?.iterations(&filter).await }.await {
             Ok(rows) => runs = rows,
             Err(error) => away = Some(board::Away { since: now, why: board::chain(&error) }),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use ha_audit::query::{OperationFilter, OperationRow};
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::{Badge, Frame, Moment, RunView, no_run, page, run_key};
 use crate::board::Board;
 use crate::format;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Segment};
 use crate::refusal::Refusal;
 use crate::restore::{Trash, trash};
 
@@ -167,7 +167,7 @@ fn filter_view(filter: &OperationFilter) -> FilterView {
 /// Answers `/runs/{id}`.
 pub(crate) async fn show(
     State(board): State<Arc<Board>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let key = run_key(&name)?;
@@ -175,7 +175,7 @@ pub(crate) async fn show(
     let mut filter = filter(&mut parameters)?;
     parameters.finish()?;
     filter.limit = OPERATIONS;
-    let mut session = board.reader.session().await?;
+    let mut session = board.places.session().await?;
     let run = session.iteration(&key).await?.ok_or_else(|| no_run(&name))?;
     filter.iteration_id = run.id;
     let operations = session.operations(&filter).await?;

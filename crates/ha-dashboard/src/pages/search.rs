@@ -7,13 +7,13 @@ use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use ha_audit::query::{OperationRow, Session};
+use ha_audit::query::{OperationRow, ReadError, Session};
 use ha_audit::store::IterationRow;
 use ha_sync_core::record::{OperationKind, OperationStatus};
 use jiff::Timestamp;
 
 use super::run::OperationView;
-use super::{Frame, Moment, RunView, page};
+use super::{Frame, Moment, RunView, answer, page};
 use crate::board::Board;
 use crate::format;
 use crate::parameters::Parameters;
@@ -73,7 +73,8 @@ impl Found {
 fn relative(typed: &str, overview: Option<&Overview>) -> String {
     let typed = typed.trim();
     let roots = overview.iter().flat_map(|overview| &overview.pairs).flat_map(|pair| &pair.directions);
-    let runs = roots.filter_map(|direction| direction.last());
+    // where nothing has run for real, a dry run says which roots there are
+    let runs = roots.filter_map(|direction| direction.last().or(direction.last_dry_run.as_ref()));
     let mut best: Option<&str> = None;
     for root in runs.flat_map(|run| [&run.src, &run.dest]) {
         let below = typed.strip_prefix(root.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
@@ -125,20 +126,41 @@ fn places(rows: &[OperationRow], runs: &BTreeMap<i64, IterationRow>, now: Timest
     places.into_values().collect()
 }
 
+/// Is what is looked for, and where in the answer.
+struct Wanted {
+    typed: String,
+    before: Option<i64>,
+    after: Option<String>,
+    within: Option<i64>,
+}
+
+impl Wanted {
+    fn parse(query: Option<&str>) -> Result<Self, Refusal> {
+        let mut parameters = Parameters::parse(query)?;
+        let wanted = Self {
+            typed: parameters.text("q").unwrap_or_default(),
+            before: parameters.number("before")?,
+            after: parameters.text("after"),
+            within: parameters.number("within")?,
+        };
+        parameters.finish()?;
+        Ok(wanted)
+    }
+
+    /// Writes the address of another part of the answer.
+    fn more(&self, name: &str, value: &str) -> String {
+        format!("?q={}&{name}={}", format::query(&self.typed), format::query(value))
+    }
+}
+
 /// Answers `/search`.
 pub(crate) async fn show(State(board): State<Arc<Board>>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let mut parameters = Parameters::parse(query.as_deref())?;
-    let typed = parameters.text("q").unwrap_or_default();
-    let before = parameters.number("before")?;
-    let after = parameters.text("after");
-    let within_before = parameters.number("within")?;
-    parameters.finish()?;
+    let wanted = Wanted::parse(query.as_deref())?;
     let view = board.view().await;
-    let now = Timestamp::now();
-    let wanted = relative(&typed, view.overview.as_deref());
+    let path = relative(&wanted.typed, view.overview.as_deref());
     let mut template = SearchPage {
         frame: Frame::new("Find a file", "search", false),
-        query: format::shown(&typed),
+        query: wanted.typed.clone(),
         path: None,
         places: Vec::new(),
         history: Vec::new(),
@@ -147,18 +169,35 @@ pub(crate) async fn show(State(board): State<Arc<Board>>, RawQuery(query): RawQu
         below_next: None,
         within: Vec::new(),
         within_next: None,
-        looked: !wanted.is_empty(),
+        looked: !wanted.typed.is_empty(),
     };
-    if wanted.is_empty() {
-        return Ok(page(StatusCode::OK, &template));
+    if wanted.typed.is_empty() {
+        template.frame = template.frame.away(view.away.as_ref(), None);
+        return Ok(page(answer(view.away.is_some()), &template));
     }
-    let more = |name: &str, value: &str| format!("?q={}&{name}={}", format::query(&typed), format::query(value));
-    let mut session = board.reader.session().await?;
-    let history = session.history(&wanted, before, ROWS).await?;
-    if !history.rows.is_empty() {
-        let runs = runs_of(&mut session, &history.rows).await?;
-        template.path = Some(format::shown(&wanted));
-        if before.is_none() {
+    match board.places.session().await {
+        Ok(mut session) => look(&mut session, &wanted, &path, &mut template).await?,
+        // nothing has run yet, so nothing is on record
+        Err(ReadError::Empty { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(page(StatusCode::OK, &template))
+}
+
+async fn look(session: &mut Session, wanted: &Wanted, path: &str, template: &mut SearchPage) -> Result<(), Refusal> {
+    let now = Timestamp::now();
+    // A name may begin and end with blanks, or be `.`: what is there as it is typed goes before what may be meant.
+    let typed = wanted.typed.as_str();
+    let texts = [typed, path];
+    let texts = if path.is_empty() || path == typed { &texts[..1] } else { &texts[..] };
+    for text in texts {
+        let history = session.history(text, wanted.before, ROWS).await?;
+        if history.rows.is_empty() {
+            continue;
+        }
+        let runs = runs_of(session, &history.rows).await?;
+        template.path = Some(format::shown(text));
+        if wanted.before.is_none() {
             template.places = places(&history.rows, &runs, now);
         }
         template.history = history
@@ -169,23 +208,35 @@ pub(crate) async fn show(State(board): State<Arc<Board>>, RawQuery(query): RawQu
                 Entry { run: run.map(|run| RunView::new(run, now)), operation: OperationView::new(row, run, now) }
             })
             .collect();
-        template.history_next = history.next.map(|next| more("before", &next.to_string()));
+        template.history_next = history.next.map(|next| wanted.more("before", &next.to_string()));
+        if wanted.before.is_none() && wanted.within.is_none() {
+            below(session, wanted, &format!("{text}/"), template).await?;
+        }
+        return Ok(());
     }
-    let folder = format!("{wanted}/");
-    let prefix = if template.path.is_some() { &folder } else { &wanted };
-    if within_before.is_none() && before.is_none() {
-        let below = session.paths(prefix, after.as_deref(), ROWS).await?;
-        template.below = below.rows.iter().map(|path| Found::new(path)).collect();
-        template.below_next = below.next.map(|next| more("after", &next));
+    if wanted.within.is_none() && wanted.before.is_none() {
+        for text in texts {
+            below(session, wanted, text, template).await?;
+            if !template.below.is_empty() {
+                break;
+            }
+        }
     }
-    if template.path.is_none() && after.is_none() {
-        let within = session.anywhere(&wanted, within_before, ROWS).await?;
+    if wanted.after.is_none() && !path.is_empty() {
+        let within = session.anywhere(path, wanted.within, ROWS).await?;
         let mut seen = BTreeSet::new();
-        let fresh = |row: &&OperationRow| !row.filepath.starts_with(&wanted) && seen.insert(row.filepath.clone());
+        let fresh = |row: &&OperationRow| !row.filepath.starts_with(path) && seen.insert(row.filepath.clone());
         template.within = within.rows.iter().filter(fresh).map(|row| Found::new(&row.filepath)).collect();
-        template.within_next = within.next.map(|next| more("within", &next.to_string()));
+        template.within_next = within.next.map(|next| wanted.more("within", &next.to_string()));
     }
-    Ok(page(StatusCode::OK, &template))
+    Ok(())
+}
+
+async fn below(session: &mut Session, wanted: &Wanted, prefix: &str, template: &mut SearchPage) -> Result<(), Refusal> {
+    let below = session.paths(prefix, wanted.after.as_deref(), ROWS).await?;
+    template.below = below.rows.iter().map(|path| Found::new(path)).collect();
+    template.below_next = below.next.map(|next| wanted.more("after", &next));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -216,6 +267,14 @@ mod tests {
             roots.iter().map(|root| DirectionStatus::new("a".into(), vec![run(root)], None, None, 0, at)).collect();
         let pair = PairStatus { name: "media".into(), directions, lock: LockState::Unknown };
         Overview { at, pairs: vec![pair], recent: Vec::new() }
+    }
+
+    #[test]
+    fn a_dry_run_tells_roots_where_no_run_was_real() {
+        let mut overview = overview(&[("/mnt/a/media", "/mnt/b/media")]);
+        let direction = &mut overview.pairs[0].directions[0];
+        direction.last_dry_run = direction.history.pop();
+        assert_eq!(relative("/mnt/b/media/photos/cat.jpg", Some(&overview)), "photos/cat.jpg");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::ground::{Ground, Run, on_both};
 
-on_both! { downloads_have_every_row, probes_and_the_stop }
+on_both! { downloads_have_every_row, probes_and_the_stop, refusals_have_the_form_that_is_asked_for }
 
 fn downloads_have_every_row(place: &Ground) {
     let mut run = Run::new("media", 5);
@@ -46,4 +46,42 @@ fn probes_and_the_stop(place: &Ground) {
     assert!(begun.elapsed() < std::time::Duration::from_secs(9), "{:?}", begun.elapsed());
     drop(idle);
     assert!(std::net::TcpStream::connect(dashboard.address).is_err());
+}
+
+fn refusals_have_the_form_that_is_asked_for(place: &Ground) {
+    let id = place.record(&Run::new("media", 5));
+    let dashboard = place.dashboard();
+    let csv = format!("/runs/{id}/operations.csv?status=x");
+    for (path, status, program) in [
+        ("/api", 404, true),
+        ("/api/", 404, true),
+        ("/api/nothing", 404, true),
+        ("/api/pairs/%ff", 400, true),
+        ("/api/iterations/%ff", 400, true),
+        ("/api/iterations/%00", 404, true),
+        (csv.as_str(), 400, true),
+        ("/runs/%ff/operations.csv", 400, true),
+        ("/runs/%c3%28/operations.jsonl", 400, true),
+        ("/runs/1234567/operations.jsonl", 404, true),
+        ("/pairs/%ff", 400, false),
+        ("/runs/%ff", 400, false),
+        ("/assets/%ff/style.css", 400, false),
+        ("/apis", 404, false),
+        ("/%ff", 404, false),
+    ] {
+        let answer = dashboard.get(path);
+        assert_eq!(answer.status, status, "{path}");
+        let kind = answer.header("content-type");
+        if program {
+            assert_eq!(kind, "application/problem+json", "{path}: {}", answer.body);
+            let problem: Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!(problem["status"], status, "{path}");
+            assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{path}: {problem}");
+        } else {
+            assert_eq!(kind, "text/html; charset=utf-8", "{path}: {}", answer.body);
+            assert!(answer.body.contains("</html>"), "{path}");
+        }
+    }
+    let answer = dashboard.ask("POST", "/api", "Content-Length: 0\r\n");
+    assert_eq!(answer.header("content-type"), "application/problem+json", "{}", answer.body);
 }

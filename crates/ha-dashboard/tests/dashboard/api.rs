@@ -11,6 +11,7 @@ on_both! {
     operations_are_filtered,
     the_history_of_a_path_has_its_trash,
     paths_that_begin_with_a_text,
+    paths_that_are_alike_for_longer_than_an_index_has_them,
     every_answer_is_as_the_document_says,
 }
 
@@ -203,6 +204,39 @@ fn paths_that_begin_with_a_text(place: &Ground) {
     }
     assert_eq!(all("", 3), ["A/3", "a/1", "a/2", "a/ü", "a/\u{10ffff}", "a0", "b"]);
     assert!(all("nothing", 3).is_empty());
+}
+
+/// The index of MySQL has 191 letters of a path: those with the same ones come in the order of their rows.
+fn paths_that_are_alike_for_longer_than_an_index_has_them(place: &Ground) {
+    let deep = format!("deep/{}", "ü".repeat(186));
+    let mut names: Vec<String> = (0..40).map(|number| format!("{deep}{:02}", number * 7 % 40)).collect();
+    // one that is no longer than what the index has, and others before and after them
+    names.extend([deep.clone(), "deep/a".to_owned(), "deep/\u{10ffff}".to_owned(), format!("{deep}/z/{deep}")]);
+    let mut run = Run::new("media", 10);
+    for name in names.iter().rev().chain(&names) {
+        run = run.with(OperationKind::Update, name);
+    }
+    place.record(&run);
+    let dashboard = place.dashboard();
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    names.sort();
+    for prefix in ["deep/", "", &deep, &format!("{deep}0"), &format!("{deep}2"), &format!("{deep}/z/{deep}")] {
+        let expected: Vec<&String> = names.iter().filter(|name| name.starts_with(prefix)).collect();
+        for limit in [1, 2, 3, 7, 30, 500] {
+            let (mut found, mut cursor, mut asked) = (Vec::new(), String::new(), 0);
+            loop {
+                let page = dashboard.json(&format!("/api/paths?prefix={}&limit={limit}{cursor}", encode(prefix)));
+                found.extend(page["paths"].as_array().unwrap().iter().map(|path| path.as_str().unwrap().to_owned()));
+                asked += 1;
+                assert!(asked < 100, "{prefix} {limit} goes on and on: {found:?}");
+                match page["next_cursor"].as_str() {
+                    Some(next) => cursor = format!("&cursor={}", encode(next)),
+                    None => break,
+                }
+            }
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{prefix} {limit}");
+        }
+    }
 }
 
 /// Asks for everything that the document has, and compares each answer with its schema.

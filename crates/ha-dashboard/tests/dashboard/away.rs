@@ -23,6 +23,10 @@ fn before_the_first_run_it_says_so(place: &Ground) {
     assert_eq!(dashboard.json("/api/iterations")["iterations"], serde_json::json!([]));
     assert_eq!(dashboard.json("/api/paths")["paths"], serde_json::json!([]));
     assert_eq!(dashboard.get("/api/operations?iteration_id=1").status, 404);
+    let search = dashboard.get("/search?q=cat.jpg");
+    assert_eq!(search.status, 200, "as /api/history does");
+    assert!(search.body.contains("No run on record has touched such a path."), "{}", search.body);
+    assert_eq!(dashboard.json("/api/history?path=cat.jpg")["history"], serde_json::json!([]));
     place.record(&Run::new("media", 5));
     std::thread::sleep(Duration::from_millis(1100));
     assert!(dashboard.get("/").body.contains("media"));
@@ -48,7 +52,7 @@ fn a_server_that_is_gone_and_comes_back() {
     assert_eq!(dashboard.get("/").status, 200);
     server.kill();
     std::thread::sleep(Duration::from_millis(1100));
-    for path in ["/", "/pairs/media", &format!("/runs/{run}"), "/search?q=cat.jpg"] {
+    for path in ["/", "/pairs/media", &format!("/runs/{run}"), "/search?q=cat.jpg", "/search"] {
         let page = dashboard.get(path);
         assert_eq!(page.status, 503, "{path}");
         assert!(page.body.contains("The database is away"), "{path}: {}", page.body);
@@ -83,6 +87,33 @@ fn a_server_that_is_gone_and_comes_back() {
     let said = dashboard.said.lock().unwrap().clone();
     let words: Vec<_> = said.iter().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(words, ["Listening", "DatabaseAway", "DatabaseBack"], "each change is said once: {said:?}");
+}
+
+/// The dashboard may not change the schema, so it says which one it needs.
+#[test]
+fn a_schema_of_another_version() {
+    let place = need!(Ground::mariadb());
+    place.record(&Run::new("media", 5));
+    let (server, database) = place.server.as_ref().unwrap();
+    let ours: i64 = server.sql(database, "SELECT MAX(version) FROM ha_sync_schema")[0].parse().unwrap();
+    for (change, found) in [
+        ("INSERT INTO ha_sync_schema (version) VALUES (9999)".to_owned(), 9999),
+        (format!("DELETE FROM ha_sync_schema WHERE version >= {ours}"), ours - 1),
+    ] {
+        server.sql(database, &change);
+        let dashboard = place.dashboard();
+        let says = format!("audit database has schema version {found}, this program needs {ours}");
+        for path in ["/", "/pairs/media", "/search?q=x", "/api/pairs", "/api/iterations"] {
+            let answer = dashboard.get(path);
+            assert_eq!(answer.status, 503, "{path}");
+            assert!(answer.body.contains(&says), "{path}: {}", answer.body);
+        }
+        assert_eq!(dashboard.get("/readyz").status, 503);
+        assert!(dashboard.get("/metrics").body.contains("\nha_sync_database_up 0\n"));
+    }
+    // one of another time is brought up to date by a run
+    server.sql(database, &format!("INSERT INTO ha_sync_schema (version) VALUES ({ours})"));
+    assert_eq!(place.dashboard().get("/").status, 200);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use ha_audit::oplog::OpLog;
 use ha_audit::store::Store;
 use ha_dashboard::lock::{LockStatus, NoLocks};
 use ha_dashboard::server::Stop;
-use ha_dashboard::{Credentials, Event, Settings};
+use ha_dashboard::{Credentials, Event, Place, Settings};
 use ha_sync_core::name::RunId;
 use ha_sync_core::record::{Counts, Iteration, Operation, OperationKind, OperationStatus, Outcome, Status};
 use ha_testkit::loopmount::Skipped;
@@ -94,6 +94,11 @@ impl Ground {
     /// Starts a dashboard for everybody.
     pub(crate) fn dashboard(&self) -> Dashboard {
         Dashboard::start(self.dsn(), Box::new(NoLocks), Some(self.path()), None)
+    }
+
+    /// Returns this place as the dashboard is told of it.
+    pub(crate) fn place(&self) -> Place {
+        Place { dsn: self.dsn(), log_directory: Some(self.path().to_owned()) }
     }
 }
 
@@ -215,6 +220,16 @@ impl Dashboard {
         log_directory: Option<&Path>,
         credentials: Option<Credentials>,
     ) -> Self {
+        let place = Place { dsn, log_directory: log_directory.map(Path::to_owned) };
+        Self::start_at(place, None, locks, credentials)
+    }
+
+    pub(crate) fn start_at(
+        place: Place,
+        other_place: Option<Place>,
+        locks: Box<dyn LockStatus>,
+        credentials: Option<Credentials>,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel();
         let said = Arc::new(Mutex::new(Vec::new()));
         let say = {
@@ -226,14 +241,8 @@ impl Dashboard {
                 said.lock().unwrap().push(format!("{event:?}"));
             }
         };
-        let settings = Settings {
-            listen: ([127, 0, 0, 1], 0).into(),
-            dsn,
-            locks,
-            log_directory: log_directory.map(Path::to_owned),
-            credentials,
-            say: Box::new(say),
-        };
+        let settings =
+            Settings { listen: ([127, 0, 0, 1], 0).into(), place, other_place, locks, credentials, say: Box::new(say) };
         let stop = Stop::default();
         let thread = std::thread::spawn({
             let stop = stop.clone();
@@ -264,9 +273,14 @@ impl Dashboard {
         Answer::parse(&bytes)
     }
 
+    /// Tells it to stop.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stop.stop();
+    }
+
     /// Stops it as a signal does, and waits for it.
     pub(crate) fn stop(&mut self) {
-        self.stop.stop();
+        self.begin_to_stop();
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }

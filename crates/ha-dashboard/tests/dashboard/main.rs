@@ -7,4 +7,6 @@ mod away;
 mod ground;
 mod metrics;
 mod pages;
+mod places;
 mod safety;
+mod server;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use ha_audit::oplog::OpLog;
 use ha_dashboard::lock::{Immediate, LockState};
@@ -15,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::ground::{Dashboard, Ground, Run, on_both};
 
-on_both! { metrics_say_what_the_records_say }
+on_both! { metrics_say_what_the_records_say, a_run_under_way_does_not_hide_how_the_one_before_it_ended }
 
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -85,6 +86,32 @@ fn metrics_say_what_the_records_say(place: &Ground) {
     assert!((value("ha_sync_lock_age_seconds{pair=\"media\"}") - 42.0).abs() < 20.0);
     assert_eq!(value("ha_sync_pending_opslogs{pair=\"photos\"}"), 1.0);
     assert_eq!(value("ha_sync_pending_opslogs{pair=\"media\"}"), 0.0);
+}
+
+fn a_run_under_way_does_not_hide_how_the_one_before_it_ended(place: &Ground) {
+    let dashboard = place.dashboard();
+    // older than a second, so that the next question is asked of the database
+    let seen = || {
+        std::thread::sleep(Duration::from_millis(1100));
+        let answer = dashboard.get("/metrics");
+        let all = samples(&answer.body);
+        let value = |name: &str, more: &str| {
+            all.get(&format!("ha_sync_{name}{{pair=\"media\",direction=\"a-to-b\"{more}}}")).copied()
+        };
+        let status = |status: &str| value("last_run_status", &format!(",status=\"{status}\""));
+        (value("running", ""), status("partial_failure"), status("failed"), status("success"), status("running"))
+    };
+    place.begin(&Run::new("media", 50));
+    assert_eq!(seen(), (Some(1.0), None, None, None, None), "of a first run nothing is known until it ends");
+    let run = Run { error: Some("1 operation failed"), ..Run::new("media", 20) };
+    place.record(&run.failing(OperationKind::Update, "b", "denied", None));
+    let ended = (Some(0.0), Some(1.0), Some(0.0), Some(0.0), None);
+    assert_eq!(seen(), ended);
+    place.begin(&Run::new("media", 5));
+    assert_eq!(seen(), (Some(1.0), ended.1, ended.2, ended.3, None), "while the next one runs");
+    place.record(&Run { status: Status::Failed, error: Some("halted"), ..Run::new("media", 3) });
+    place.begin(&Run::new("media", 1));
+    assert_eq!(seen(), (Some(1.0), Some(0.0), Some(1.0), Some(0.0), None), "while the one after it runs");
 }
 
 fn promtool(arguments: &[&str], input: &str) {

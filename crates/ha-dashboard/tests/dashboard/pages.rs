@@ -1,13 +1,18 @@
 //! The pages: what they show, and that a name in them does no harm.
 
+use ha_dashboard::lock::{Immediate, LockState};
 use ha_sync_core::record::{OperationKind, Status};
+use jiff::{SignedDuration, Timestamp};
 
-use crate::ground::{Ground, Run, on_both};
+use crate::ground::{Dashboard, Ground, Run, on_both};
 
 on_both! {
     a_failed_run_is_told_on_every_page,
     operations_are_paged_and_filtered,
     where_is_my_file,
+    a_name_is_looked_for_as_it_is_typed,
+    a_root_is_known_from_a_dry_run,
+    a_held_lock_is_on_the_pages,
     names_do_no_harm,
     what_is_not_there_is_404_and_what_is_not_understood_400,
     pages_are_light,
@@ -65,6 +70,60 @@ fn where_is_my_file(place: &Ground) {
         assert!(page.contains("href=\"/search?q=photos%2F2026%2Fcat.jpg\""), "{query}: {page}");
     }
     assert!(dashboard.get("/search?q=dog").body.contains("No run on record"));
+}
+
+fn a_name_is_looked_for_as_it_is_typed(place: &Ground) {
+    let names = [" leading", "trailing ", " ", ".", "a", " a", "dir/ name ", "می\u{200c}خواهم.txt"];
+    let mut run = Run::new("media", 5);
+    for name in names {
+        run = run.with(OperationKind::Delete, name);
+    }
+    let id = place.record(&run);
+    let dashboard = place.dashboard();
+    let page = dashboard.get(&format!("/runs/{id}")).body;
+    for name in names {
+        let encoded: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        let link = format!("href=\"/search?q={encoded}\"");
+        assert!(page.contains(&link), "the run's page has {link}: {page}");
+        let found = dashboard.get(&format!("/search?q={encoded}")).body;
+        assert!(found.contains(&format!("<bdi>{name}</bdi></h2>")), "{name:?}: {found}");
+        assert!(found.contains(&format!("value=\"{name}\"")), "{name:?} can be sent again: {found}");
+    }
+    // what is not there as it was typed is what was meant
+    for (typed, name) in [("++a+", "a"), ("./a", "a"), ("%2Fa%2F", "a"), ("+trailing+", "trailing ")] {
+        let found = dashboard.get(&format!("/search?q={typed}")).body;
+        let there = found.contains(&format!("<bdi>{name}</bdi></h2>"));
+        let below = found.contains(&format!("<bdi>{name}</bdi></a></li>"));
+        assert!(there || below, "{typed}: {found}");
+    }
+    // the form has what was typed, not what hides in it written out
+    let found = dashboard.get("/search?q=x%E2%80%8Fy%22%3E").body;
+    assert!(found.contains("value=\"x\u{200f}y&#34;&#62;\""), "{found}");
+}
+
+fn a_root_is_known_from_a_dry_run(place: &Ground) {
+    place.record(&Run { dry_run: true, ..Run::new("media", 5).with(OperationKind::Create, "photos/cat.jpg") });
+    let page = place.dashboard().get("/search?q=%2Fmnt%2Fb%2Fmedia%2Fphotos%2Fcat.jpg").body;
+    assert!(page.contains("<bdi>photos/cat.jpg</bdi></h2>") && page.contains("dry run"), "{page}");
+}
+
+fn a_held_lock_is_on_the_pages(place: &Ground) {
+    place.record(&Run::new("media", 5));
+    place.record(&Run::new("photos", 5));
+    let since = Timestamp::now() - SignedDuration::from_mins(42);
+    let locks = Immediate(move |pair: &str| match pair {
+        "media" => LockState::Held { holder: "pod <b>x</b>/1".to_owned(), since: Some(since) },
+        _ => LockState::Free,
+    });
+    let dashboard = Dashboard::start(place.dsn(), Box::new(locks), None, None);
+    for path in ["/", "/pairs/media"] {
+        let page = dashboard.get(path).body;
+        let words = "<p class=\"lock small held\">locked by pod &#60;b&#62;x&#60;/b&#62;/1, 42 min ago</p>";
+        assert!(page.contains(words), "{path}: {page}");
+    }
+    assert!(dashboard.get("/pairs/photos").body.contains("<p class=\"lock small\">lock free</p>"));
+    let lock = &dashboard.json("/api/pairs/media")["lock"];
+    assert_eq!((lock["state"].as_str(), lock["holder"].as_str()), (Some("held"), Some("pod <b>x</b>/1")));
 }
 
 fn names_do_no_harm(place: &Ground) {

@@ -44,21 +44,27 @@ fn rights(inventory: &Inventory) -> File {
             .with("resources", list(["leases"]))
             .with("verbs", list(verbs.iter().copied()))
     };
-    let named = rule(&["get", "update", "delete"]).said(
-        "resourceNames",
-        "the locks of the pairs, and no other Lease of the namespace",
-        list(&leases),
-    );
+    let named = |verbs: &[&str]| {
+        let note = "the locks of the pairs, and no other Lease of the namespace";
+        rule(verbs).said("resourceNames", note, list(&leases))
+    };
     let api = "rbac.authorization.k8s.io";
     let version = format!("{api}/v1");
-    let named_object = |kind: &str| object(inventory, &version, kind, "ha-sync", labels(Component::Sync));
-    let subject = map("kind", "ServiceAccount").with("name", "ha-sync").with("namespace", &inventory.namespace);
+    let granted = |name: &str, component: Component, rules: Vec<Map>| {
+        let object = |kind: &str| object(inventory, &version, kind, name, labels(component));
+        let subject = map("kind", "ServiceAccount").with("name", name).with("namespace", &inventory.namespace);
+        let binding = object("RoleBinding")
+            .with("roleRef", map("apiGroup", api).with("kind", "Role").with("name", name))
+            .with("subjects", list([subject]));
+        [object("Role").with("rules", list(rules)), binding]
+    };
     // Who makes an object has not named it yet when rights are checked: that rule cannot have names.
-    let role = named_object("Role").with("rules", list([named, rule(&["create"])]));
-    let binding = named_object("RoleBinding")
-        .with("roleRef", map("apiGroup", api).with("kind", "Role").with("name", "ha-sync"))
-        .with("subjects", list([subject]));
-    file("rbac.yaml", [&role, &binding])
+    let rules = vec![named(&["get", "update", "delete"]), rule(&["create"])];
+    let mut objects = granted("ha-sync", Component::Sync, rules).to_vec();
+    if inventory.dashboard.is_some() {
+        objects.extend(granted("ha-sync-ui", Component::Dashboard, vec![named(&["get"])]));
+    }
+    file("rbac.yaml", &objects)
 }
 
 /// Is a volume with its names.

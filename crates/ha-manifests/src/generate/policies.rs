@@ -48,18 +48,25 @@ fn target(host: &str) -> Option<Map> {
     Some(map("namespaceSelector", map("matchLabels", labels)))
 }
 
+/// The ports of the API server: of its Service, and of itself, behind which a policy may be applied.
+fn api_ports() -> Yaml {
+    list([port("TCP", 443), port("TCP", 6443)])
+}
+
 /// The pods that hold Leases reach the API server. It is not a pod, so only its ports can be named.
 fn api(inventory: &Inventory) -> Map {
     let spec = map("podSelector", map("matchLabels", selector(Component::Sync)))
         .with("policyTypes", list(["Egress"]))
-        .with("egress", list([map("ports", list([port("TCP", 443), port("TCP", 6443)]))]));
+        .with("egress", list([map("ports", api_ports())]));
     policy(inventory, "ha-sync-api", Component::Sync, spec)
 }
 
-/// The dashboard is asked by the ingress and by Prometheus, which may run in the network of their node.
+/// The dashboard is asked by the ingress and by Prometheus, which may run in the network of their node. It asks the API
+/// server who holds the Leases.
 fn dashboard(inventory: &Inventory) -> Map {
     let spec = map("podSelector", map("matchLabels", selector(Component::Dashboard)))
-        .with("policyTypes", list(["Ingress"]))
-        .with("ingress", list([map("ports", list([port("TCP", 8080)]))]));
+        .with("policyTypes", list(["Ingress", "Egress"]))
+        .with("ingress", list([map("ports", list([port("TCP", 8080)]))]))
+        .with("egress", list([map("ports", api_ports())]));
     policy(inventory, "ha-sync-dashboard", Component::Dashboard, spec)
 }

@@ -48,7 +48,7 @@ fn deployment(inventory: &Inventory) -> Map {
         .said("supplementalGroups", "it counts the logs that wait, which the jobs' group may read", list([0_u32]))
         .with("seccompProfile", seccomp());
     let pod = map("serviceAccountName", "ha-sync-ui")
-        .said("automountServiceAccountToken", "it asks nothing of Kubernetes", false)
+        .said("automountServiceAccountToken", "for who holds the Leases", true)
         .with("terminationGracePeriodSeconds", 30)
         .with("securityContext", user)
         .with("topologySpreadConstraints", spread(Component::Dashboard))
