@@ -152,6 +152,24 @@ pub(crate) struct CompareArguments {
     /// Compare blocks only
     #[arg(long)]
     pub(crate) blocks_only: bool,
+    /// Like --snapshot, for LEFT alone
+    #[arg(long, value_name = "NAME", help_heading = SOURCE)]
+    pub(crate) left_snapshot: Option<String>,
+    /// Like --snapshot, for RIGHT alone
+    #[arg(long, value_name = "NAME", help_heading = SOURCE)]
+    pub(crate) right_snapshot: Option<String>,
+    /// Like --backing, for LEFT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE, value_hint = ValueHint::FilePath)]
+    pub(crate) left_backing: Option<PathBuf>,
+    /// Like --backing, for RIGHT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE, value_hint = ValueHint::FilePath)]
+    pub(crate) right_backing: Option<PathBuf>,
+    /// Like --head, for LEFT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE)]
+    pub(crate) left_head: Option<String>,
+    /// Like --head, for RIGHT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE)]
+    pub(crate) right_head: Option<String>,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
     #[command(flatten)]

@@ -11,6 +11,7 @@ use ha_longhorn::backupstore::{
     self, BackupConfig, BackupError, BackupImage, Compression, DirectoryStore, S3Settings, S3Store, Store, WriteError,
     WriteOrder,
 };
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::layered::Image as _;
 use ha_longhorn::merge::Source;
 use ha_sync_fs::error::printable_path;
@@ -251,7 +252,7 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
 
 pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failure> {
     let store = open(&arguments.target.target)?;
-    let mut opened = source::open(&arguments.path, &arguments.source)?;
+    let mut opened = source::open(&arguments.path, &arguments.source, Verify::Fresh)?;
     if ![backupstore::BLOCK_SIZE, backupstore::LARGE_BLOCK_SIZE].contains(&arguments.block_size) {
         return Err(Failure::new(FailureKind::Usage, "a block of a backup has 2MiB or 16MiB"));
     }

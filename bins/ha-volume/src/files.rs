@@ -8,6 +8,7 @@ use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::printable;
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, ignore_closed, json_line};
 use ha_cli::table::{Align, Table};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::extract::{self, ExtractError};
 use ha_longhorn::files::{Entry, Files, FilesError, Kind};
 use ha_sync_fs::error::printable_path;
@@ -20,7 +21,7 @@ use crate::{merge, print};
 
 /// Opens the file system of a source, and tells whether the source is damaged.
 fn open(path: &Path, arguments: &SourceArguments) -> Result<(Files, bool), Failure> {
-    let opened = source::open(path, arguments)?;
+    let opened = source::open(path, arguments, Verify::Nothing)?;
     source::need_ext4(path, &opened)?;
     merge::warn_of_journal(&opened);
     let damaged = opened.damaged || opened.source.best_effort;

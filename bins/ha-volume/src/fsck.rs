@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, json_line};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::inside::{self, Inside};
 use ha_longhorn::{backing, merge as merging};
 use ha_sync_fs::error::printable_path;
@@ -19,7 +20,7 @@ use crate::work::Work;
 pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
     let FsckArguments { path, replay: _, output, source } = arguments;
     let outputs = Outputs::of(output)?;
-    let mut opened = source::open(path, source)?;
+    let mut opened = source::open(path, source, Verify::Fresh)?;
     source::need_ext4(path, &opened)?;
     let needed = matches!(opened.inside, Inside::Ext4 { needs_recovery: true, .. });
     let work = Work::begin("merging", outputs.format == OutputFormat::Json)?;

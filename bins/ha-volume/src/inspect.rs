@@ -4,7 +4,7 @@ use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
 use ha_cli::table::{Align, Table};
-use ha_longhorn::checksum::Verdict;
+use ha_longhorn::checksum::{Verdict, Verify};
 use ha_longhorn::extent::Method;
 use ha_longhorn::finding::{Finding, Severity};
 use ha_longhorn::inspect::{self, Report};
@@ -20,8 +20,9 @@ pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
     let InspectArguments { directory, quick, backing, head, output } = arguments;
     let replica = source::replica(directory, head.as_deref())?;
     let below = source::backing_image(backing.as_deref())?;
+    let verify = if *quick { Verify::Nothing } else { Verify::All };
     let work = Work::begin("reading", output.output == OutputFormat::Json)?;
-    let report = inspect::report(&replica, below, !quick, &work).or_failure(FailureKind::Failed)?;
+    let report = inspect::report(&replica, below, verify, &work).or_failure(FailureKind::Failed)?;
     work.end();
     match output.output {
         OutputFormat::Json => print(&json_line(&json!({

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::finding::Finding;
 use ha_longhorn::inside::Inside;
 use ha_longhorn::layered::{Image, Reading};
@@ -107,7 +108,7 @@ pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
         source,
     } = arguments;
     let outputs = Outputs::of(output)?;
-    let mut opened = source::open(source_path, source)?;
+    let mut opened = source::open(source_path, source, Verify::Fresh)?;
     let size = opened.image.size();
     if let Some(expected) = expect_size.filter(|expected| *expected != size) {
         let message = format!("the volume has {} bytes and not the {} expected", grouped(size), grouped(expected));

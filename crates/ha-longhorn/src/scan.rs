@@ -8,6 +8,7 @@ use ha_sync_fs::error::printable_path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::checksum::Verify;
 use crate::finding::{Finding, Severity};
 use crate::inside::{self, Inside};
 use crate::inspect;
@@ -166,7 +167,7 @@ pub fn look(path: &Path) -> Row {
             return row;
         }
     };
-    let (inside, findings) = match inspect::report(&replica, None, false, &Unwatched) {
+    let (inside, findings) = match inspect::report(&replica, None, Verify::Nothing, &Unwatched) {
         Ok(report) => (report.inside, report.findings),
         Err(error) => {
             let mut findings = replica.findings.clone();
@@ -180,7 +181,7 @@ pub fn look(path: &Path) -> Row {
     row.candidate = Candidate {
         layers: replica.chain.as_ref().ok().map(Vec::len),
         faults: faults.collect(),
-        stray_layers: findings.iter().filter(|finding| matches!(finding, Finding::OffChainBroken { .. })).count(),
+        stray_layers: Replica::strays(&findings).count(),
         rebuilding: replica.meta.as_ref().is_some_and(|meta| meta.rebuilding),
         dirty: replica.meta.as_ref().is_none_or(|meta| meta.dirty),
         revision: replica.revision,

@@ -92,6 +92,15 @@ fn compare_names_blocks_and_files() {
     assert_eq!(place.json(&["compare", "1.img", "pvc-b2-r1"], 0)["same"], true);
     place.run(&["merge", "pvc-b2-r1", "-o", "1.qcow2", "--output-format", "qcow2"]).assert_success();
     assert_eq!(place.json(&["compare", "1.qcow2", "pvc-b2-r1"], 0)["same"], true);
+    // What is for replica directories is for that side; each side has its own too.
+    let snapshot = "nightly-c-20260412";
+    let old = place.json(&["compare", "1.img", "pvc-b2-r1", "--snapshot", snapshot], 0);
+    assert_eq!(old["same"], false);
+    let of_right = place.json(&["compare", "pvc-b2-r1", "pvc-b2-r1", "--right-snapshot", snapshot], 0);
+    assert_eq!(of_right["blocks"], old["blocks"]);
+    let both = place.json(&["compare", "pvc-b2-r1", "pvc-b2-r1", "--snapshot", snapshot], 0);
+    assert_eq!(both["same"], true);
+    place.run(&["compare", "1.img", "2.img", "--snapshot", snapshot]).assert_code(2);
     let outcome = place.run(&["compare", "1.img", "2.img", "--blocks-only"]);
     outcome.assert_success();
     assert!(!outcome.stdout.contains("entries differ"), "{}", outcome.stdout);
