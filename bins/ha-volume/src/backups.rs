@@ -252,6 +252,9 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
 
 pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failure> {
     let store = open(&arguments.target.target)?;
+    if !arguments.target.target.as_os_str().as_encoded_bytes().starts_with(b"s3://") {
+        source::outside_replicas(&arguments.target.target)?;
+    }
     let mut opened = source::open(&arguments.path, &arguments.source, Verify::Fresh)?;
     if ![backupstore::BLOCK_SIZE, backupstore::LARGE_BLOCK_SIZE].contains(&arguments.block_size) {
         return Err(Failure::new(FailureKind::Usage, "a block of a backup has 2MiB or 16MiB"));

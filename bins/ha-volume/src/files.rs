@@ -134,6 +134,7 @@ pub(crate) fn cat(arguments: &CatArguments) -> Result<ExitCode, Failure> {
 
 pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure> {
     let ExtractArguments { path, inside, destination, source, output } = arguments;
+    source::outside_replicas(destination)?;
     if ha_sync_fs::local::exists(destination) {
         let message = format!("there is something already: {}", printable_path(destination));
         return Err(Failure::new(FailureKind::Halted, message).hint("name a path at which nothing is"));

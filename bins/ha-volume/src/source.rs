@@ -38,6 +38,14 @@ pub(crate) fn word(path: &Path) -> String {
     if text.bytes().all(plain) && !text.is_empty() { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
+/// Halts where something would be written into a replica directory.
+pub(crate) fn outside_replicas(path: &Path) -> Result<(), Failure> {
+    let Some(replica) = Replica::around(path) else { return Ok(()) };
+    let message =
+        format!("it would lie in a replica directory, into which nothing is written: {}", printable_path(&replica));
+    Err(Failure::new(FailureKind::Halted, message).hint("name a place elsewhere"))
+}
+
 /// Opens a replica directory, or says why it cannot be.
 pub(crate) fn replica(path: &Path, head: Option<&str>) -> Result<Replica, Failure> {
     let failed = |failure: Failure| failure.hint("ha-volume scan");

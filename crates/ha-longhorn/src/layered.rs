@@ -82,7 +82,8 @@ impl Image for PlainImage {
             Some(extent) if extent.start > position => Piece { end: extent.start, content: Content::Hole },
             Some(extent) if extent.unwritten => Piece { end: extent.end, content: Content::Zeros },
             Some(extent) => Piece { end: extent.end, content: Content::Data },
-            None => Piece { end: self.file.size(), content: Content::Hole },
+            // Also behind the end a piece ends behind its beginning.
+            None => Piece { end: self.file.size().max(position.saturating_add(1)), content: Content::Hole },
         })
     }
 
@@ -233,6 +234,7 @@ impl Image for Layered {
 
     fn piece_at(&mut self, position: u64) -> Result<Piece, ImageError> {
         let (end, origin) = self.origin(0, position)?;
+        let end = end.max(position.saturating_add(1));
         let content = match origin {
             Origin::Layer(_) => Content::Data,
             Origin::Unwritten(_) if self.reading == Reading::ZerosAreHoles => Content::Data,

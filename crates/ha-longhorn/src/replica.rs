@@ -129,10 +129,10 @@ impl Replica {
     /// Returns the replica directory in which a path lies, or would lie, however it is spelled; nothing is ever written
     /// there.
     pub fn around(path: &Path) -> Option<PathBuf> {
-        // Of a path that is not there yet, what is there of it decides.
+        // Of a path that is not there yet, the directories that are there decide.
         let nearest = path.ancestors().find_map(|path| {
-            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-            local::exists(path).then(|| local::canonical(path)).filter(|path| path.is_absolute())
+            let path = local::canonical(if path.as_os_str().is_empty() { Path::new(".") } else { path });
+            local::is_directory(&path).then_some(path)
         })?;
         let is_replica = |path: &&Path| SourceDirectory::open(path).is_ok_and(|directory| Self::is_at(&directory));
         nearest.ancestors().find(is_replica).map(Path::to_owned)

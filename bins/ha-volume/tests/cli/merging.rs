@@ -142,10 +142,14 @@ fn what_halts_leaves_nothing() {
     outcome.assert_code(5);
     assert!(outcome.stderr.contains("--backing FILE"), "{}", outcome.stderr);
     let good = &["merge", replica, "--backing", "back/base.raw", "-o"];
-    // Into a replica nothing is written.
-    place.command(good).arg("rep/pvc-e5raw-r1/x.img").run().assert_code(5);
     std::fs::write(place.path("there"), "precious").unwrap();
     place.command(good).arg("there").run().assert_code(5);
+    // A dry run halts where the real one would.
+    for more in [&["there", "--dry-run"][..], &["rep/pvc-e5raw-r1/x.img", "--dry-run"]] {
+        place.command(good).args(more).run().assert_code(5);
+    }
+    place.command(good).args([".", "--dry-run"]).run().assert_code(2);
+    place.command(good).args(["there", "--force", "--dry-run"]).run().assert_success();
     assert_eq!(std::fs::read(place.path("there")).unwrap(), b"precious");
     assert!(!place.path("there.ha-volume.part").exists());
     place.command(good).args(["there", "--force"]).run().assert_success();
@@ -159,10 +163,138 @@ fn what_halts_leaves_nothing() {
 }
 
 #[test]
+fn into_a_replica_nothing_is_written_however_it_is_spelled() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    std::fs::create_dir(place.path("pvc-a1-r1/sub")).unwrap();
+    std::os::unix::fs::symlink("pvc-a1-r1/sub", place.path("link")).unwrap();
+    place.settle("pvc-a1-r1/*");
+    let before = ha_testkit::tree::Snapshot::of(&place.path("pvc-a1-r1"));
+    for inside in ["pvc-a1-r1/x", "pvc-a1-r1/sub/x", "link/x", "link/absent/x", "pvc-a1-r1/sub/../x"] {
+        for words in [
+            &["merge", "pvc-a1-r2", "-o", inside][..],
+            &["merge", "pvc-a1-r2", "--dry-run", "-o", inside],
+            &["fsck", "--replay", "pvc-a1-r2", "-o", inside],
+            &["copy", "pvc-a1-r2", inside],
+            &["extract", "pvc-a1-r2", "/", inside],
+        ] {
+            let outcome = place.run(words);
+            outcome.assert_code(5);
+            assert!(outcome.stderr.contains("in a replica directory"), "{}", outcome.stderr);
+        }
+    }
+    place.run(&["backupstore", "write", "pvc-a1-r2", "--target", "link", "--volume", "v"]).assert_code(5);
+    before.assert_same(&ha_testkit::tree::Snapshot::of(&place.path("pvc-a1-r1")));
+}
+
+#[test]
+fn an_image_that_was_changed_is_not_taken_for_what_its_marker_says() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    for format in ["raw", "qcow2"] {
+        let words = ["merge", "pvc-a1-r1", "-o", format, "--output-format", format];
+        place.run(&words).assert_success();
+        // Another spelling of the source is the same source.
+        let other = ["merge", "./pvc-a1-r2/../pvc-a1-r1/", "-o", format, "--output-format", format];
+        assert_eq!(place.json(&other, 0)["was_there"], true);
+        let image = std::fs::File::options().write(true).open(place.path(format)).unwrap();
+        let length = image.metadata().unwrap().len();
+        std::os::unix::fs::FileExt::write_all_at(&image, b"changed", length / 2).unwrap();
+        for more in [&[][..], &["--dry-run"]] {
+            let outcome = place.command(&words).args(more).run();
+            outcome.assert_code(5);
+            assert!(outcome.stderr.contains("not what its marker says"), "{}", outcome.stderr);
+        }
+        assert!(!place.path(&format!("{format}.ha-volume.part")).exists());
+        place.command(&words).arg("--force").run().assert_success();
+        assert_eq!(place.json(&words, 0)["was_there"], true);
+    }
+}
+
+#[test]
+fn what_is_left_of_another_merge_is_not_taken_up() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    place.run(&["merge", "pvc-a1-r1", "-o", "y", "--output-format", "qcow2"]).assert_success();
+    let marker: Value = serde_json::from_slice(&std::fs::read(place.path("y.ha-volume.json")).unwrap()).unwrap();
+    for (format, marker) in [("qcow2", marker.clone()), ("raw", Value::Null), ("raw", marker.clone())] {
+        std::fs::copy(place.path("y"), place.path("x.img.ha-volume.part")).unwrap();
+        let state = serde_json::json!({
+            "format": format, "fingerprint": marker_fingerprint(&place), "done": 128 << 20, "marker": marker,
+        });
+        std::fs::write(place.path("x.img.ha-volume.state"), state.to_string()).unwrap();
+        let run = place.command(&["merge", "pvc-a1-r1", "-o", "x.img"]).timeout(std::time::Duration::from_secs(60));
+        run.run().assert_success();
+        assert_eq!(sha256(&place.path("x.img")), expected("pvc-a1-r1"));
+        for end in ["", ".ha-volume.json"] {
+            std::fs::remove_file(place.path(&format!("x.img{end}"))).unwrap();
+        }
+    }
+}
+
+fn marker_fingerprint(place: &Place) -> Value {
+    let marker: Value = serde_json::from_slice(&std::fs::read(place.path("y.ha-volume.json")).unwrap()).unwrap();
+    marker["source"]["fingerprint"].clone()
+}
+
+#[test]
+fn what_is_no_place_for_an_image_is_refused_and_left_alone() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    std::fs::create_dir(place.path("directory")).unwrap();
+    place.run(&["merge", "pvc-a1-r1", "-o", "x.img"]).assert_success();
+    std::os::unix::fs::symlink("x.img", place.path("link.img")).unwrap();
+    let sum = expected("pvc-a1-r1");
+    let before = ha_testkit::tree::Snapshot::of(&place.path("."));
+    for words in [
+        &["merge", "pvc-a1-r1", "-o", "directory"][..],
+        &["merge", "pvc-a1-r1", "-o", "/dev/null"],
+        &["merge", "pvc-a1-r1", "-o", "-", "--output-format", "qcow2"],
+        &["merge", "x.img", "-o", "x.img", "--force"],
+        &["merge", "x.img", "-o", "x.img", "--force", "--dry-run"],
+        &["merge", "x.img", "-o", "link.img", "--force"],
+        &["fsck", "--replay", "pvc-a1-r1", "-o", "-"],
+        &["fsck", "--replay", "pvc-a1-r1", "-o", "/dev/null"],
+    ] {
+        let outcome = place.run(words);
+        outcome.assert_code(2);
+        assert!(outcome.stdout.is_empty(), "{words:?}");
+    }
+    // What a merge has made is not replayed into.
+    place.run(&["fsck", "--replay", "pvc-a1-r1", "-o", "x.img"]).assert_code(5);
+    before.assert_same(&ha_testkit::tree::Snapshot::of(&place.path(".")));
+    assert_eq!(sha256(&place.path("x.img")), sum);
+    assert!(!std::path::Path::new("/dev/null.ha-volume.part").exists());
+}
+
+#[test]
+fn a_size_that_the_file_system_does_not_take_fails_at_once() {
+    let place = Place::empty();
+    let replica = place.path("pvc-x-00000001");
+    std::fs::create_dir(&replica).unwrap();
+    std::fs::write(replica.join("volume-head-000.img"), [7; 4096]).unwrap();
+    std::fs::write(replica.join("volume-head-000.img.meta"), r#"{"Parent":""}"#).unwrap();
+    for size in [(1_u64 << 63) - 1, (1 << 63) - 4096] {
+        let meta = format!(r#"{{"Size":{size},"Head":"volume-head-000.img","Parent":""}}"#);
+        std::fs::write(replica.join("volume.meta"), meta).unwrap();
+        std::fs::write(place.path("image"), [7; 4096]).unwrap();
+        let run = |words: &[&str]| place.command(words).timeout(std::time::Duration::from_secs(20)).run();
+        run(&["compare", "pvc-x-00000001", "image"]).assert_success();
+        let outcome = run(&["backupstore", "write", "pvc-x-00000001", "--target", ".", "--volume", "v"]);
+        assert!(matches!(outcome.code(), Some(0 | 2)), "{}", outcome.stderr);
+        std::fs::remove_dir_all(place.path("backupstore")).ok();
+        // On most file systems no file can have it; where one can, it is sparse.
+        let outcome = run(&["merge", "pvc-x-00000001", "-o", "x.img"]);
+        assert!(matches!(outcome.code(), Some(0 | 1)), "{}", outcome.stderr);
+        for end in ["", ".ha-volume.json"] {
+            std::fs::remove_file(place.path(&format!("x.img{end}"))).ok();
+        }
+        assert!(!place.path("x.img.ha-volume.part").exists());
+    }
+}
+
+#[test]
 fn free_space_is_checked_on_the_file_system_of_the_image() {
     let place = need!(Place::of("c3-rebuilding.tar.zst"));
     let small = need!(ha_testkit::loopmount::tmpfs(8 << 20));
     let image = small.path().join("x.img");
+    place.command(&["merge", "pvc-c3-r1", "--dry-run", "-o"]).arg(&image).run().assert_code(5);
     let outcome = place.command(&["merge", "pvc-c3-r1", "-o"]).arg(&image).run();
     outcome.assert_code(5);
     assert!(outcome.stderr.contains("not enough space"), "{}", outcome.stderr);

@@ -114,7 +114,8 @@ pub fn write(
             return Err(BackupError::Stopped.into());
         }
         let end = (position + order.block_size).min(image.size());
-        if has_data(image, position, end)? {
+        let empty = empty_until(image, position)?;
+        if empty < end {
             image.read_at(position, &mut plain)?;
             if !is_zero(&plain) {
                 let checksum = block_name(&plain);
@@ -126,8 +127,10 @@ pub fn write(
                 blocks.push(BlockMapping { offset: position, checksum });
             }
         }
-        watch.advance(end - position);
-        position = end;
+        // To the block in which data may be.
+        let next = if empty < end { end } else { (empty - empty % order.block_size).max(end) };
+        watch.advance(next.min(image.size()) - position);
+        position = next;
     }
     if let Some(file) = layered::changed(image).map_err(BackupError::from)? {
         return Err(WriteError::Changed(file));
@@ -156,15 +159,16 @@ pub fn write(
     Ok(Written { path, size, blocks: count, new_blocks, uploaded })
 }
 
-fn has_data(image: &mut dyn Image, mut position: u64, end: u64) -> Result<bool, ImageError> {
-    while position < end {
+/// Returns where the first data at or behind a position may begin; the image's end where there are none.
+fn empty_until(image: &mut dyn Image, mut position: u64) -> Result<u64, ImageError> {
+    while position < image.size() {
         let piece = image.piece_at(position)?;
         if piece.content == Content::Data {
-            return Ok(true);
+            break;
         }
         position = piece.end;
     }
-    Ok(false)
+    Ok(position.min(image.size()))
 }
 
 /// Writes a block unless a good one is there. Returns the packed bytes of a block that was not there.
