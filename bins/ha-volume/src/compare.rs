@@ -8,6 +8,7 @@ use ha_longhorn::checksum::Verify;
 use ha_longhorn::compare::{self, Difference};
 use ha_longhorn::files::{self, FileDifference, Files};
 use ha_longhorn::inside::Inside;
+use ha_longhorn::layered;
 use ha_longhorn::watch::Watch as _;
 use ha_sync_fs::error::printable_path;
 use serde_json::json;
@@ -27,6 +28,7 @@ pub(crate) fn serve(arguments: &CompareArguments) -> Result<ExitCode, Failure> {
     let difference = compare::compare(&mut *left.image, &mut *right.image, &work).or_failure(FailureKind::Failed)?;
     let Some(difference) = difference else { return Err(work.stopped_by()) };
     work.end();
+    let stamps: Vec<_> = [&left, &right].iter().flat_map(|side| layered::stamps(&*side.image)).collect();
     let ext4 = [&left.inside, &right.inside].iter().all(|inside| matches!(inside, Inside::Ext4 { .. }));
     let mut unread = Vec::new();
     let files = if ext4 && !arguments.blocks_only && !difference.is_none() {
@@ -46,6 +48,7 @@ pub(crate) fn serve(arguments: &CompareArguments) -> Result<ExitCode, Failure> {
     } else {
         None
     };
+    source::unchanged(&stamps)?;
     if json {
         print(&json_line(&json!({
             "left": printable_path(&arguments.left),
@@ -91,6 +94,12 @@ fn text(arguments: &CompareArguments, difference: &Difference, files: Option<&[F
     if difference.sizes[0] != difference.sizes[1] {
         text.push_str(&format!("sizes: {} and {} bytes\n", grouped(difference.sizes[0]), grouped(difference.sizes[1])));
     }
+    lines(&mut text, difference, files);
+    text
+}
+
+/// Writes what differs.
+pub(crate) fn lines(text: &mut String, difference: &Difference, files: Option<&[FileDifference]>) {
     text.push_str(&format!(
         "{} blocks of 4 KiB differ, in {} ranges\n",
         grouped(difference.blocks),
@@ -112,5 +121,4 @@ fn text(arguments: &CompareArguments, difference: &Difference, files: Option<&[F
         }
         None => {}
     }
-    text
 }

@@ -86,6 +86,7 @@ fn failed(error: CopyError, work: &Work) -> Failure {
     }
     work.end();
     match &error {
+        CopyError::Busy(_) => Failure::from_error(FailureKind::LockHeld, &error),
         CopyError::Exists(_) | CopyError::NoSpace { .. } | CopyError::Changed(_) => {
             Failure::from_error(FailureKind::Halted, &error)
         }

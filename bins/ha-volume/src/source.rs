@@ -1,7 +1,7 @@
 //! Opens what a person names: a replica directory, an image, a device. A replica that is damaged halts here, unless
 //! it was said to go on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_longhorn::backing;
@@ -11,9 +11,10 @@ use ha_longhorn::doctor;
 use ha_longhorn::finding::{Finding, Severity};
 use ha_longhorn::inside::{self, Inside};
 use ha_longhorn::inspect;
-use ha_longhorn::layered::{Image, Layered, Reading};
+use ha_longhorn::layered::{self, Image, Layered, Reading};
 use ha_longhorn::merge::{self, Source};
 use ha_longhorn::replica::Replica;
+use ha_longhorn::source::Stamp;
 use ha_longhorn::watch::Unwatched;
 use ha_sync_fs::error::printable_path;
 
@@ -29,6 +30,15 @@ pub(crate) struct Opened {
     /// Whether it is read in spite of damage.
     pub(crate) damaged: bool,
     pub(crate) inside: Inside,
+}
+
+/// Halts where a file that was read is not what it was when it was opened.
+pub(crate) fn unchanged(stamps: &[(PathBuf, Stamp)]) -> Result<(), Failure> {
+    match layered::changed_since(stamps).or_failure(FailureKind::Failed)? {
+        None => Ok(()),
+        Some(file) => Err(Failure::new(FailureKind::Halted, format!("changed while it was read: {file}"))
+            .hint("something writes to the replica: stop the volume or k3s on this node, then try again")),
+    }
 }
 
 /// Writes a path as an argument of a command to type.
@@ -134,7 +144,8 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
     if !damage.is_empty() && !arguments.despite_damage {
         let text: Vec<String> = damage.iter().map(ToString::to_string).collect();
         let mut failure = Failure::new(FailureKind::Halted, text.join("; "))
-            .context(format!("the replica is damaged: {}", printable_path(path)));
+            .context(format!("the replica is damaged: {}", printable_path(path)))
+            .with("findings", report.findings.iter().map(Finding::to_json).collect());
         let densified = damage.iter().any(|finding| matches!(finding, Finding::Densified { .. }));
         if densified {
             failure = failure.hint(format!("ha-volume doctor --best-effort {}", word(path)));
@@ -180,6 +191,7 @@ fn damage<'a>(findings: &'a [Finding], chain: &[String], arguments: &SourceArgum
 
 fn broken(path: &Path, replica: &Replica, error: &ChainError) -> Failure {
     let failure = Failure::from_error(FailureKind::Failed, error)
+        .with("findings", replica.findings.iter().map(Finding::to_json).collect())
         .context(format!("the layers of the replica do not hang together: {}", printable_path(path)));
     match error {
         ChainError::NoSnapshot(_) => {

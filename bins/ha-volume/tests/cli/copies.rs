@@ -131,6 +131,26 @@ fn copies_by_other_tools_are_recognised() {
 }
 
 #[test]
+fn a_copy_leaves_what_is_there_alone() {
+    let place = need!(Place::of("c3-rebuilding.tar.zst"));
+    std::fs::write(place.path("copied.extents.json"), "precious").unwrap();
+    place.run(&["copy", "pvc-c3-r1", "copied"]).assert_code(5);
+    assert_eq!(std::fs::read(place.path("copied.extents.json")).unwrap(), b"precious");
+    assert!(!place.path("copied").exists() && !place.path("copied.ha-volume.part").exists());
+    // Two copies to one place do not mix.
+    let part = place.path("other.ha-volume.part");
+    std::fs::create_dir(&part).unwrap();
+    std::fs::write(part.join("file"), "").unwrap();
+    let lock = std::fs::File::open(&part).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    place.run(&["copy", "pvc-c3-r1", "other"]).assert_code(4);
+    assert!(part.join("file").exists());
+    drop(lock);
+    place.run(&["copy", "pvc-c3-r1", "other"]).assert_success();
+    assert!(!part.exists());
+}
+
+#[test]
 fn a_copy_that_is_killed_is_not_taken_for_one() {
     let place = need!(Place::of("c3-rebuilding.tar.zst"));
     for delay in [5, 20, 60, 120] {

@@ -317,6 +317,43 @@ fn the_sum_of_holes_is_that_of_zeros() {
 }
 
 #[test]
+fn a_halt_is_an_answer_for_programs_too() {
+    let place = need!(Place::of("c3-rebuilding.tar.zst"));
+    let answer = place.json(&["merge", "pvc-c3-r2", "-o", "x.img"], 5);
+    assert_eq!(answer["error"], "the replica is damaged: pvc-c3-r2");
+    assert_eq!(answer["exit_code"], 5);
+    assert!(answer["causes"][0].as_str().unwrap().contains("volume-snap-s2.img"));
+    assert!(!answer["hints"].as_array().unwrap().is_empty());
+    assert!(codes(&answer).contains(&"rebuilding".to_owned()));
+    let answer = place.json(&["ls", "nothing"], 1);
+    assert!(!answer["error"].as_str().unwrap().is_empty() && codes(&answer).is_empty());
+    // With the image on stdout nothing else is there.
+    let outcome = place.run(&["merge", "pvc-c3-r2", "-o", "-", "-o", "json"]);
+    outcome.assert_code(5);
+    assert!(outcome.stdout.is_empty(), "{}", outcome.stdout);
+}
+
+#[test]
+fn branches_are_shown_where_they_leave_and_extents_on_request() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let replica = place.path(REPLICA);
+    for (name, parent) in [("b1", "snap-one"), ("b2", "b1")] {
+        write(&replica, &format!("volume-snap-{name}.img"), "");
+        write(&replica, &format!("volume-snap-{name}.img.meta"), format!(r#"{{"Parent":"volume-snap-{parent}.img"}}"#));
+    }
+    let text = place.run(&["inspect", REPLICA]).stdout;
+    let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    assert!(line("(volume-snap-b2.img)").ends_with("on volume-snap-b1.img"), "{text}");
+    assert!(line("  (volume-snap-b1.img)").ends_with("on volume-snap-snap-one.img"), "{text}");
+    let answer = place.json(&["inspect", REPLICA, "--extents"], 0);
+    assert_eq!(answer["extents"]["volume-snap-snap-two.img"].as_array().unwrap().len(), 4);
+    let text = place.run(&["inspect", REPLICA, "--extents"]).stdout;
+    let extent = &answer["extents"]["volume-snap-snap-two.img"][1];
+    let length = extent["end"].as_u64().unwrap() - extent["start"].as_u64().unwrap();
+    assert!(text.contains(&format!("  {} + {length}\n", extent["start"])), "{text}");
+}
+
+#[test]
 fn a_rebuild_that_was_cut_off_halts() {
     let place = need!(Place::of("c3-rebuilding.tar.zst"));
     // The lowest layer has come over whole, and nothing is joined to it yet: every chain resolves.

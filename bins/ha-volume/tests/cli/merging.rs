@@ -5,6 +5,7 @@ use std::process::Stdio;
 use ha_testkit::longhorn::REPLICAS;
 use ha_testkit::need;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::{BINARY, Place, manifest, sha256};
 
@@ -57,6 +58,67 @@ fn every_replica_has_the_sum_of_the_manifest() {
             .unwrap();
         assert_eq!(child.code(), Some(if salvage { 3 } else { 0 }));
         assert_eq!(sha256(&place.path("stream")), expected(name), "{name}");
+    }
+}
+
+/// Merges as §2 of the rules says, without the code under test.
+fn plain_merge(layers: &[std::path::PathBuf], size: u64, below: Option<Vec<u8>>) -> Vec<u8> {
+    use rustix::fs::SeekFrom;
+    let mut image = below.unwrap_or_default();
+    image.resize(usize::try_from(size).unwrap(), 0);
+    for layer in layers {
+        let file = std::fs::File::open(layer).unwrap();
+        let end = file.metadata().unwrap().len().min(size);
+        let mut position = 0;
+        while let Ok(start) = rustix::fs::seek(&file, SeekFrom::Data(position)) {
+            position = rustix::fs::seek(&file, SeekFrom::Hole(start)).unwrap();
+            let range = usize::try_from(start.min(end)).unwrap()..usize::try_from(position.min(end)).unwrap();
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut image[range], start).unwrap();
+        }
+    }
+    image
+}
+
+#[test]
+fn every_snapshot_has_its_sum() {
+    for (archive, inside, name) in REPLICAS.iter().filter(|(_, _, name)| *name != "pvc-a1-r2") {
+        let place = need!(Place::of(archive));
+        let replica = &manifest()["replicas"][name];
+        let size = replica["volume_meta"]["Size"].as_u64().unwrap();
+        let chain: Vec<&str> =
+            replica["chain_head_first"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        let below = match *name {
+            "pvc-e5raw-r1" => Some(std::fs::read(place.path("back/base.raw")).unwrap()),
+            "pvc-e5qcow2-r1" => {
+                place.run(&["merge", "back/base.qcow2", "-o", "base.img"]).assert_success();
+                Some(std::fs::read(place.path("base.img")).unwrap())
+            }
+            _ => None,
+        };
+        for index in 0..chain.len() {
+            let layers: Vec<_> = chain[index..].iter().rev().map(|layer| place.path(inside).join(layer)).collect();
+            let image = plain_merge(&layers, size, below.clone());
+            let sum: String = Sha256::digest(&image).iter().map(|byte| format!("{byte:02x}")).collect();
+            // The sums that the manifest has: of the live state, and of a lowest layer with nothing below it.
+            let lowest = &replica["files"][chain[index]];
+            if index == 0 {
+                assert_eq!(sum, expected(name), "{name}");
+            } else if index + 1 == chain.len() && below.is_none() && lowest["size"] == size {
+                assert_eq!(sum, lowest["sha256"], "{name}");
+            }
+            let Some(snapshot) = chain[index].strip_prefix("volume-snap-").and_then(|name| name.strip_suffix(".img"))
+            else {
+                continue;
+            };
+            let mut words = vec!["merge", inside, "-o", "x.img", "--force", "--snapshot", snapshot];
+            words.extend(backing(name));
+            let salvage = *name == "pvc-c3-r2";
+            if salvage {
+                words.push("--despite-damage");
+            }
+            place.run(&words).assert_code(if salvage { 3 } else { 0 });
+            assert_eq!(sha256(&place.path("x.img")), sum, "{name} {snapshot}");
+        }
     }
 }
 
@@ -220,9 +282,12 @@ fn what_is_left_of_another_merge_is_not_taken_up() {
             "format": format, "fingerprint": marker_fingerprint(&place), "done": 128 << 20, "marker": marker,
         });
         std::fs::write(place.path("x.img.ha-volume.state"), state.to_string()).unwrap();
+        // A temporary file of a process that was killed goes as well.
+        std::fs::write(place.path("x.img.ha-volume.state.4711.new"), "{").unwrap();
         let run = place.command(&["merge", "pvc-a1-r1", "-o", "x.img"]).timeout(std::time::Duration::from_secs(60));
         run.run().assert_success();
         assert_eq!(sha256(&place.path("x.img")), expected("pvc-a1-r1"));
+        assert!(!place.path("x.img.ha-volume.state.4711.new").exists());
         for end in ["", ".ha-volume.json"] {
             std::fs::remove_file(place.path(&format!("x.img{end}"))).unwrap();
         }
