@@ -124,10 +124,8 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
     let chain = replica.chain_from(arguments.snapshot.as_deref()).map_err(|error| broken(path, &replica, &error))?;
     let backing = needed_backing(path, &replica, arguments)?;
     let reading = if arguments.zeros_are_holes { Reading::ZerosAreHoles } else { Reading::Exact };
-    let mut report = inspect::report(&replica, None, verify, &Unwatched).or_failure(FailureKind::Failed)?;
-    if arguments.backing.is_some() {
-        report.findings.retain(|finding| *finding != Finding::BackingUnknown);
-    }
+    let below = backing_image(arguments.backing.as_deref())?;
+    let mut report = inspect::report(&replica, below, verify, &Unwatched).or_failure(FailureKind::Failed)?;
     let layered_on = chain.len() > 1 || backing.is_some();
     let layered: Layered = inspect::open(&replica, &chain, backing, reading).or_failure(FailureKind::Failed)?;
     let mut image: Box<dyn Image> = Box::new(layered);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, local};
-use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -284,6 +284,8 @@ pub fn check_file(image: &mut dyn Image, path: &Path, order: &Order, watch: &dyn
     let taken_up = part.as_ref().filter(|part| state.is_some_and(|state| state.is_in(part)));
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = SourceDirectory::open(parent)?;
+    rustix::fs::access(parent, Access::WRITE_OK)
+        .map_err(|errno| FsError::new("write into", printable_path(parent), errno))?;
     room(extent(image)?.data, taken_up.map_or(0, held), &directory, path)
 }
 

@@ -404,9 +404,14 @@ fn a_densified_layer_over_a_backing_image_is_recognised() {
     write(&replica, "volume-head-001.img", head);
     write(&replica, "volume-head-001.img.meta", r#"{"Parent":""}"#);
     let words = ["merge", "rep/pvc-e5raw-r1", "-o", "x.img", "--backing", "back/base.raw"];
-    let outcome = place.run(&words);
-    outcome.assert_code(5);
-    assert!(outcome.stderr.contains("allocated from end to end"), "{}", outcome.stderr);
+    for lost in [false, true] {
+        if lost {
+            write(&replica, "volume.meta", "");
+        }
+        let outcome = place.run(&words);
+        outcome.assert_code(5);
+        assert!(outcome.stderr.contains("allocated from end to end"), "{}", outcome.stderr);
+    }
 }
 
 #[test]
