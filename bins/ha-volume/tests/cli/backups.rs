@@ -274,12 +274,14 @@ fn a_backup_that_is_made_holds_a_lock() {
     let left = || std::fs::read_dir(&locks).map_or(0, Iterator::count);
     let config = place.path(store).join(FOLDER).join("volume.cfg");
     let v2 = std::fs::read_to_string(&config).unwrap().replace("\\\"v1\\\"", "\\\"v2\\\"");
+    assert!(v2.contains("v2"), "{v2}");
     std::fs::write(&config, &v2).unwrap();
     let words = ["backupstore", "write", "x.img", "--target", store, "--volume", VOLUME, "--name", "one"];
     place.run(&words).assert_success();
     assert_eq!(left(), 0);
     // What Longhorn says of the engine stays.
-    assert_eq!(v2.contains("v2"), std::fs::read_to_string(&config).unwrap().contains("v2"));
+    let now: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    assert_eq!(now["DataEngine"], "\"v2\"");
     // One that refuses gives it back too.
     place.run(&words).assert_code(5);
     assert_eq!(left(), 0);
