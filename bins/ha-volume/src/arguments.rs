@@ -71,6 +71,36 @@ pub(crate) enum Command {
     Send(SendArguments),
 }
 
+impl Command {
+    /// Tells whether the answer goes to stdout as JSON.
+    pub(crate) fn answers_json(&self) -> bool {
+        let form = |output: &OutputArguments| output.output == OutputFormat::Json;
+        // With an image on stdout there is no room for it.
+        let named = |output: &[PathBuf]| {
+            let has = |word: &str| output.iter().any(|path| path.as_os_str() == word);
+            has("json") && !has("-")
+        };
+        match self {
+            Self::Scan(ScanArguments { output, .. })
+            | Self::Inspect(InspectArguments { output, .. })
+            | Self::Compare(CompareArguments { output, .. })
+            | Self::Copy(CopyArguments { output, .. })
+            | Self::Doctor(DoctorArguments { output, .. })
+            | Self::Ls(ListArguments { output, .. })
+            | Self::Extract(ExtractArguments { output, .. }) => form(output),
+            Self::Merge(arguments) => named(&arguments.output),
+            Self::Fsck(arguments) => named(&arguments.output),
+            Self::Backupstore(arguments) => match &arguments.command {
+                BackupCommand::Ls(arguments) => form(&arguments.output),
+                BackupCommand::Verify(arguments) => form(&arguments.output),
+                BackupCommand::Write(arguments) => form(&arguments.output),
+                BackupCommand::Restore(arguments) => named(&arguments.output),
+            },
+            Self::Cat(_) | Self::Completions(_) | Self::Man(_) | Self::Send(_) => false,
+        }
+    }
+}
+
 /// The form of stdout.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArguments {
@@ -114,6 +144,9 @@ pub(crate) struct ScanArguments {
     /// Time of the incident: what was written after it counts less
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) before: Option<Timestamp>,
+    /// Do not compare the first two candidates of a volume where nothing but times sets them apart
+    #[arg(long)]
+    pub(crate) no_compare: bool,
     /// Program to run over ssh, for a node of another architecture [default: this one]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) remote_binary: Option<PathBuf>,
@@ -130,6 +163,9 @@ pub(crate) struct InspectArguments {
     /// Do not read the images to verify their checksums
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Also list the extents of each layer
+    #[arg(long)]
+    pub(crate) extents: bool,
     /// Backing image that lies under the volume, raw or qcow2
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) backing: Option<PathBuf>,
@@ -152,6 +188,24 @@ pub(crate) struct CompareArguments {
     /// Compare blocks only
     #[arg(long)]
     pub(crate) blocks_only: bool,
+    /// Like --snapshot, for LEFT alone
+    #[arg(long, value_name = "NAME", help_heading = SOURCE)]
+    pub(crate) left_snapshot: Option<String>,
+    /// Like --snapshot, for RIGHT alone
+    #[arg(long, value_name = "NAME", help_heading = SOURCE)]
+    pub(crate) right_snapshot: Option<String>,
+    /// Like --backing, for LEFT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE, value_hint = ValueHint::FilePath)]
+    pub(crate) left_backing: Option<PathBuf>,
+    /// Like --backing, for RIGHT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE, value_hint = ValueHint::FilePath)]
+    pub(crate) right_backing: Option<PathBuf>,
+    /// Like --head, for LEFT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE)]
+    pub(crate) left_head: Option<String>,
+    /// Like --head, for RIGHT alone
+    #[arg(long, value_name = "FILE", help_heading = SOURCE)]
+    pub(crate) right_head: Option<String>,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
     #[command(flatten)]

@@ -11,6 +11,7 @@ use ha_longhorn::backupstore::{
     self, BackupConfig, BackupError, BackupImage, Compression, DirectoryStore, S3Settings, S3Store, Store, WriteError,
     WriteOrder,
 };
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::layered::Image as _;
 use ha_longhorn::merge::Source;
 use ha_sync_fs::error::printable_path;
@@ -65,7 +66,9 @@ fn failure(error: &BackupError) -> Failure {
         BackupError::Name(_) | BackupError::Compression { .. } | BackupError::Size { .. } => {
             Failure::from_error(FailureKind::Usage, error)
         }
-        BackupError::Exists { .. } | BackupError::Unfinished { .. } => Failure::from_error(FailureKind::Halted, error),
+        BackupError::Exists { .. } | BackupError::Unfinished { .. } | BackupError::Misfit { .. } => {
+            Failure::from_error(FailureKind::Halted, error)
+        }
         BackupError::Missing { .. } => {
             Failure::from_error(FailureKind::Failed, error).hint("ha-volume backupstore ls --target DIR")
         }
@@ -83,8 +86,17 @@ pub(crate) fn list(arguments: &BackupListArguments) -> Result<ExitCode, Failure>
     let mut table = Table::new([Align::Left, Align::Left, Align::Right, Align::Left, Align::Left, Align::Left]);
     table.row(["volume", "backup", "data", "finished", "snapshot", "packed"]);
     for name in &volumes {
-        let config = backupstore::volume(&store, name).map_err(|error| failure(&error))?;
-        if config.is_none() && arguments.volume.is_some() {
+        let config = match backupstore::volume(&store, name) {
+            Ok(config) => config,
+            // The backups may be sound, and the other volumes too.
+            Err(error @ BackupError::Config { .. }) => {
+                work::note("warning", &failure(&error).one_line());
+                unusable = true;
+                None
+            }
+            Err(error) => return Err(failure(&error)),
+        };
+        if config.is_none() && !unusable && arguments.volume.is_some() {
             let path = backupstore::volume_path(name);
             return Err(failure(&BackupError::Missing { path }));
         }
@@ -251,7 +263,10 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
 
 pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failure> {
     let store = open(&arguments.target.target)?;
-    let mut opened = source::open(&arguments.path, &arguments.source)?;
+    if !arguments.target.target.as_os_str().as_encoded_bytes().starts_with(b"s3://") {
+        source::outside_replicas(&arguments.target.target)?;
+    }
+    let mut opened = source::open(&arguments.path, &arguments.source, Verify::Fresh)?;
     if ![backupstore::BLOCK_SIZE, backupstore::LARGE_BLOCK_SIZE].contains(&arguments.block_size) {
         return Err(Failure::new(FailureKind::Usage, "a block of a backup has 2MiB or 16MiB"));
     }
@@ -278,6 +293,7 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
         labels: arguments.label.iter().cloned().collect(),
         compression,
         block_size: arguments.block_size,
+        lock: format!("lock-{random}"),
         ignore_locks: arguments.ignore_locks,
     };
     let json = arguments.output.output == OutputFormat::Json;

@@ -4,14 +4,16 @@ use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::printable;
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::compare::{self, Difference};
 use ha_longhorn::files::{self, FileDifference, Files};
 use ha_longhorn::inside::Inside;
+use ha_longhorn::layered;
 use ha_longhorn::watch::Watch as _;
 use ha_sync_fs::error::printable_path;
 use serde_json::json;
 
-use crate::arguments::CompareArguments;
+use crate::arguments::{CompareArguments, SourceArguments};
 use crate::work::{self, Work};
 use crate::{merge, print, source};
 
@@ -19,13 +21,14 @@ use crate::{merge, print, source};
 const MOST_LINES: usize = 20;
 
 pub(crate) fn serve(arguments: &CompareArguments) -> Result<ExitCode, Failure> {
-    let mut left = source::open(&arguments.left, &arguments.source)?;
-    let mut right = source::open(&arguments.right, &arguments.source)?;
+    let mut left = source::open(&arguments.left, &side(arguments, 0), Verify::Fresh)?;
+    let mut right = source::open(&arguments.right, &side(arguments, 1), Verify::Fresh)?;
     let json = arguments.output.output == OutputFormat::Json;
     let work = Work::begin("comparing", json)?;
     let difference = compare::compare(&mut *left.image, &mut *right.image, &work).or_failure(FailureKind::Failed)?;
     let Some(difference) = difference else { return Err(work.stopped_by()) };
     work.end();
+    let stamps: Vec<_> = [&left, &right].iter().flat_map(|side| layered::stamps(&*side.image)).collect();
     let ext4 = [&left.inside, &right.inside].iter().all(|inside| matches!(inside, Inside::Ext4 { .. }));
     let mut unread = Vec::new();
     let files = if ext4 && !arguments.blocks_only && !difference.is_none() {
@@ -45,6 +48,7 @@ pub(crate) fn serve(arguments: &CompareArguments) -> Result<ExitCode, Failure> {
     } else {
         None
     };
+    source::unchanged(&stamps)?;
     if json {
         print(&json_line(&json!({
             "left": printable_path(&arguments.left),
@@ -63,6 +67,24 @@ pub(crate) fn serve(arguments: &CompareArguments) -> Result<ExitCode, Failure> {
     Ok(if unread.is_empty() { ExitCode::Success } else { ExitCode::Partial })
 }
 
+/// Returns how a side is read: by its own flags, else by those of both.
+fn side(arguments: &CompareArguments, side: usize) -> SourceArguments {
+    let CompareArguments { left, right, source, .. } = arguments;
+    let paths = [left, right];
+    // What is for replica directories is not for an image on the other side.
+    let shared = source::is_directory(paths[side]) || !source::is_directory(paths[1 - side]);
+    let snapshot = [&arguments.left_snapshot, &arguments.right_snapshot][side];
+    let backing = [&arguments.left_backing, &arguments.right_backing][side];
+    let head = [&arguments.left_head, &arguments.right_head][side];
+    SourceArguments {
+        snapshot: snapshot.clone().or_else(|| source.snapshot.clone().filter(|_| shared)),
+        backing: backing.clone().or_else(|| source.backing.clone().filter(|_| shared)),
+        head: head.clone().or_else(|| source.head.clone().filter(|_| shared)),
+        zeros_are_holes: source.zeros_are_holes && shared,
+        despite_damage: source.despite_damage,
+    }
+}
+
 fn text(arguments: &CompareArguments, difference: &Difference, files: Option<&[FileDifference]>) -> String {
     let (left, right) = (printable_path(&arguments.left), printable_path(&arguments.right));
     if difference.is_none() {
@@ -72,6 +94,12 @@ fn text(arguments: &CompareArguments, difference: &Difference, files: Option<&[F
     if difference.sizes[0] != difference.sizes[1] {
         text.push_str(&format!("sizes: {} and {} bytes\n", grouped(difference.sizes[0]), grouped(difference.sizes[1])));
     }
+    lines(&mut text, difference, files);
+    text
+}
+
+/// Writes what differs.
+pub(crate) fn lines(text: &mut String, difference: &Difference, files: Option<&[FileDifference]>) {
     text.push_str(&format!(
         "{} blocks of 4 KiB differ, in {} ranges\n",
         grouped(difference.blocks),
@@ -93,5 +121,4 @@ fn text(arguments: &CompareArguments, difference: &Difference, files: Option<&[F
         }
         None => {}
     }
-    text
 }

@@ -18,6 +18,7 @@ use crate::{print, scan, source};
 
 pub(crate) fn serve(arguments: &CopyArguments) -> Result<ExitCode, Failure> {
     let CopyArguments { directory, destination, remote_binary, quiet, output } = arguments;
+    source::outside_replicas(destination)?;
     let work = Work::begin("copying", *quiet || output.output == OutputFormat::Json)?;
     let map = match Remote::parse(directory)? {
         Some(remote) => {
@@ -85,6 +86,7 @@ fn failed(error: CopyError, work: &Work) -> Failure {
     }
     work.end();
     match &error {
+        CopyError::Busy(_) => Failure::from_error(FailureKind::LockHeld, &error),
         CopyError::Exists(_) | CopyError::NoSpace { .. } | CopyError::Changed(_) => {
             Failure::from_error(FailureKind::Halted, &error)
         }

@@ -3,6 +3,7 @@
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, json_line};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::doctor::{self, Diagnosis};
 use ha_longhorn::finding::Finding;
 use ha_longhorn::layered::Image;
@@ -20,7 +21,7 @@ pub(crate) fn serve(arguments: &DoctorArguments) -> Result<ExitCode, Failure> {
     let replica = source::replica(directory, head.as_deref())?;
     let work = Work::begin("reading", output.output == OutputFormat::Json)?;
     let open = || -> Result<Option<Box<dyn Image>>, _> { below.as_deref().map(backing::open).transpose() };
-    let mut report = inspect::report(&replica, open().or_failure(FailureKind::Failed)?, false, &work)
+    let mut report = inspect::report(&replica, open().or_failure(FailureKind::Failed)?, Verify::Nothing, &work)
         .or_failure(FailureKind::Failed)?;
     let diagnosis =
         doctor::examine(&replica, &mut report, &open, *best_effort, &work).or_failure(FailureKind::Failed)?;
@@ -56,8 +57,12 @@ fn text(arguments: &DoctorArguments, diagnosis: Option<&Diagnosis>, findings: &[
     let of_copying = |finding: &&Finding| matches!(finding, Finding::Densified { .. } | Finding::Sparsified);
     let copied = findings.iter().any(|finding| of_copying(&finding));
     render::findings(&mut text, findings);
-    if !copied && diagnosis.is_some() {
-        text.push_str("no sign that copying has changed it\n");
+    if !copied && let Some(diagnosis) = diagnosis {
+        text.push_str(match (&diagnosis.inside, diagnosis.conclusive) {
+            (_, true) => "no sign that copying has changed it\n",
+            (None, false) => "no block of zeros is there, and without the backing image nobody can tell whether some were: --backing FILE\n",
+            (Some(_), false) => "no block of zeros is there, and nothing tells whether some were: only ext4 and xfs are known to have them\n",
+        });
     } else if copied {
         let directory = word(&arguments.directory);
         text.push_str(

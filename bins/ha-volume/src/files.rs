@@ -1,15 +1,18 @@
 //! `ha-volume ls`, `cat` and `extract`.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::printable;
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, ignore_closed, json_line};
 use ha_cli::table::{Align, Table};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::extract::{self, ExtractError};
 use ha_longhorn::files::{Entry, Files, FilesError, Kind};
+use ha_longhorn::layered;
+use ha_longhorn::source::Stamp;
 use ha_sync_fs::error::printable_path;
 use serde_json::{Value, json};
 
@@ -18,16 +21,19 @@ use crate::source::{self, word};
 use crate::work::{self, Work};
 use crate::{merge, print};
 
-/// Opens the file system of a source, and tells whether the source is damaged.
-fn open(path: &Path, arguments: &SourceArguments) -> Result<(Files, bool), Failure> {
-    let opened = source::open(path, arguments)?;
+type Stamps = Vec<(PathBuf, Stamp)>;
+
+/// Opens the file system of a source, and tells whether the source is damaged, and what its files were like.
+fn open(path: &Path, arguments: &SourceArguments) -> Result<(Files, bool, Stamps), Failure> {
+    let opened = source::open(path, arguments, Verify::Nothing)?;
     source::need_ext4(path, &opened)?;
     merge::warn_of_journal(&opened);
     let damaged = opened.damaged || opened.source.best_effort;
+    let stamps = layered::stamps(&*opened.image);
     let files = Files::open(opened.image).or_failure(FailureKind::Failed).map_err(|failure| {
         failure.hint(format!("let e2fsck look at a copy: ha-volume fsck --replay {} -o COPY", word(path)))
     })?;
-    Ok((files, damaged))
+    Ok((files, damaged, stamps))
 }
 
 fn failed(error: &FilesError, path: &Path) -> Failure {
@@ -40,8 +46,8 @@ fn code(damaged: bool) -> ExitCode {
 }
 
 pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
-    let ListArguments { path, inside, recursive, source, output } = arguments;
-    let (files, mut damaged) = open(path, source)?;
+    let ListArguments { path, inside, recursive, source: how, output } = arguments;
+    let (files, mut damaged, stamps) = open(path, how)?;
     let inside = inside.as_os_str().as_bytes();
     let top = files.entry(inside).map_err(|error| failed(&error, path))?;
     let mut entries = Vec::new();
@@ -69,6 +75,7 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
     } else {
         entries = files.list(inside).map_err(|error| failed(&error, path))?;
     }
+    source::unchanged(&stamps)?;
     match output.output {
         OutputFormat::Json => print(&json_line(&entries.iter().map(object).collect::<Vec<_>>()))?,
         OutputFormat::Text => {
@@ -119,8 +126,8 @@ fn row(entry: &Entry) -> [String; 5] {
 }
 
 pub(crate) fn cat(arguments: &CatArguments) -> Result<ExitCode, Failure> {
-    let CatArguments { path, inside, source } = arguments;
-    let (files, damaged) = open(path, source)?;
+    let CatArguments { path, inside, source: how } = arguments;
+    let (files, damaged, stamps) = open(path, how)?;
     let mut out = std::io::stdout();
     match files.copy(inside.as_os_str().as_bytes(), &mut out) {
         Ok(_) => {}
@@ -128,26 +135,38 @@ pub(crate) fn cat(arguments: &CatArguments) -> Result<ExitCode, Failure> {
         Err(error) => return Err(failed(&error, path)),
     }
     ignore_closed(std::io::Write::flush(&mut out)).or_failure(FailureKind::Failed)?;
+    source::unchanged(&stamps)?;
     Ok(code(damaged))
 }
 
 pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure> {
-    let ExtractArguments { path, inside, destination, source, output } = arguments;
+    let ExtractArguments { path, inside, destination, source: how, output } = arguments;
+    source::outside_replicas(destination)?;
     if ha_sync_fs::local::exists(destination) {
         let message = format!("there is something already: {}", printable_path(destination));
         return Err(Failure::new(FailureKind::Halted, message).hint("name a path at which nothing is"));
     }
-    let (files, damaged) = open(path, source)?;
+    let (files, damaged, stamps) = open(path, how)?;
     let work = Work::begin("extracting", output.output == OutputFormat::Json)?;
     let owners = rustix::process::geteuid().is_root();
     let done = extract::extract(&files, inside.as_os_str().as_bytes(), destination, owners, &work);
     let done = match done {
         Ok(done) => done,
-        Err(ExtractError::Stopped) => return Err(work.stopped_by()),
+        Err(ExtractError::Stopped) => {
+            let part = printable_path(&extract::part_path(destination));
+            return Err(work.stopped_by().hint(format!("what is there so far: {part}")));
+        }
+        Err(error @ ExtractError::Exists(_)) => {
+            work.end();
+            return Err(Failure::from_error(FailureKind::Halted, &error).hint(
+                "name a path at which nothing is; what ends in .ha-volume.part an interrupted extraction has left",
+            ));
+        }
         Err(ExtractError::Files(error)) => return Err(failed(&error, path)),
         Err(error) => return Err(Failure::from_error(FailureKind::Failed, &error)),
     };
     work.end();
+    source::unchanged(&stamps)?;
     match output.output {
         OutputFormat::Json => print(&json_line(&done))?,
         OutputFormat::Text => {

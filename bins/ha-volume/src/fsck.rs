@@ -1,11 +1,14 @@
 //! `ha-volume fsck --replay`: the journal is replayed on a copy, by e2fsck.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, json_line};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::inside::{self, Inside};
+use ha_longhorn::merge::Source;
 use ha_longhorn::{backing, merge as merging};
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::local;
@@ -16,24 +19,35 @@ use crate::merge::{self, Making, Outputs};
 use crate::source::{self, word};
 use crate::work::Work;
 
+fn is_file_or_absent(path: &Path) -> bool {
+    rustix::fs::stat(path)
+        .map_or(true, |stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile)
+}
+
 pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
     let FsckArguments { path, replay: _, output, source } = arguments;
     let outputs = Outputs::of(output)?;
-    let mut opened = source::open(path, source)?;
+    let mut opened = source::open(path, source, Verify::Fresh)?;
     source::need_ext4(path, &opened)?;
     let needed = matches!(opened.inside, Inside::Ext4 { needs_recovery: true, .. });
+    if outputs.is_stdout() || !is_file_or_absent(&outputs.image) {
+        return Err(Failure::new(FailureKind::Usage, "the journal is replayed in a file, and in nothing else")
+            .hint("-o IMAGE, a file that is not there yet"));
+    }
+    // What was made by another command is not to be changed: it has another fingerprint, so it is in the way.
+    let fingerprint = format!("{}-replay", opened.source.fingerprint);
     let work = Work::begin("merging", outputs.format == OutputFormat::Json)?;
     let making = Making {
         format: merging::Format::Raw,
         sha256: false,
         force: false,
         checkpoint: merge::CHECKPOINT,
-        source: opened.source.clone(),
+        source: Source { fingerprint, ..opened.source.clone() },
         ambiguous: None,
     };
     merge::make(&mut *opened.image, &outputs, &making, &work)?;
     work.end();
-    // What is replayed is not what the marker says any more.
+    // What is replayed is not what the marker says any more: an image with a marker was never touched by e2fsck.
     local::remove(&merging::marker_path(&outputs.image)).or_failure(FailureKind::Failed)?;
     let status = Command::new("e2fsck")
         .args(["-E", "journal_only", "-p"])

@@ -1,14 +1,17 @@
 //! `ha-volume inspect`.
 
+use std::collections::BTreeMap;
+
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
 use ha_cli::table::{Align, Table};
-use ha_longhorn::checksum::Verdict;
-use ha_longhorn::extent::Method;
+use ha_longhorn::checksum::{Verdict, Verify};
+use ha_longhorn::extent::{self, Extent, Extents, Method};
 use ha_longhorn::finding::{Finding, Severity};
-use ha_longhorn::inspect::{self, Report};
+use ha_longhorn::inspect::{self, LayerReport, Report};
 use ha_longhorn::replica::Replica;
+use ha_sync_fs::FsError;
 use ha_sync_fs::error::printable_path;
 use serde_json::json;
 
@@ -17,14 +20,17 @@ use crate::work::Work;
 use crate::{print, render, source};
 
 pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
-    let InspectArguments { directory, quick, backing, head, output } = arguments;
+    let InspectArguments { directory, quick, extents, backing, head, output } = arguments;
     let replica = source::replica(directory, head.as_deref())?;
     let below = source::backing_image(backing.as_deref())?;
+    let verify = if *quick { Verify::Nothing } else { Verify::All };
     let work = Work::begin("reading", output.output == OutputFormat::Json)?;
-    let report = inspect::report(&replica, below, !quick, &work).or_failure(FailureKind::Failed)?;
+    let report = inspect::report(&replica, below, verify, &work).or_failure(FailureKind::Failed)?;
     work.end();
+    let extents = if *extents { Some(extents_of(&replica)?) } else { None };
     match output.output {
         OutputFormat::Json => print(&json_line(&json!({
+            "extents": extents,
             "directory": printable_path(directory),
             "size": replica.size,
             "meta": replica.meta,
@@ -34,7 +40,17 @@ pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
             "inside": report.inside,
             "findings": report.findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
         })))?,
-        OutputFormat::Text => print(&text(arguments, &replica, &report)?)?,
+        OutputFormat::Text => {
+            let mut text = text(arguments, &replica, &report)?;
+            for (layer, extents) in extents.iter().flatten() {
+                text.push_str(&format!("\n{layer}\n"));
+                for extent in extents {
+                    let unwritten = if extent.unwritten { "  unwritten" } else { "" };
+                    text.push_str(&format!("  {} + {}{unwritten}\n", extent.start, extent.length()));
+                }
+            }
+            print(&text)?;
+        }
     }
     Ok(code(&report.findings))
 }
@@ -45,6 +61,43 @@ pub(crate) fn code(findings: &[Finding]) -> ExitCode {
         true => ExitCode::Partial,
         false => ExitCode::Success,
     }
+}
+
+type ExtentsByLayer = BTreeMap<String, Vec<Extent>>;
+
+fn extents_of(replica: &Replica) -> Result<ExtentsByLayer, Failure> {
+    let mut extents = BTreeMap::new();
+    for name in replica.layers.keys() {
+        let file = replica.open_layer(name).or_failure(FailureKind::Failed)?;
+        let method = Extents::of(&file).or_failure(FailureKind::Failed)?.method();
+        let mut found = Vec::new();
+        extent::for_each(&file, method, |extent| {
+            found.push(extent);
+            Ok::<_, FsError>(())
+        })
+        .or_failure(FailureKind::Failed)?;
+        extents.insert(name.clone(), found);
+    }
+    Ok(extents)
+}
+
+/// Returns the layers as a tree has them, each with its depth: the live chain from the head down, then each branch from
+/// its youngest layer down to where it leaves another.
+fn tree(layers: &[LayerReport]) -> Vec<(usize, &LayerReport)> {
+    let mut rows: Vec<(usize, &LayerReport)> =
+        layers.iter().filter_map(|layer| layer.place.map(|place| (place, layer))).collect();
+    let beside = || layers.iter().filter(|layer| layer.place.is_none());
+    let is_parent = |name: &str| beside().any(|layer| layer.parent.as_deref() == Some(name));
+    // A loop has no youngest layer: what is left over comes last.
+    for youngest in beside().filter(|layer| !is_parent(&layer.name)).chain(beside()) {
+        let (mut depth, mut next) = (0, Some(youngest));
+        while let Some(layer) = next.filter(|layer| rows.iter().all(|(_, row)| row.name != layer.name)) {
+            rows.push((depth, layer));
+            depth += 1;
+            next = beside().find(|below| layer.parent.as_deref() == Some(&below.name));
+        }
+    }
+    rows
 }
 
 fn text(arguments: &InspectArguments, replica: &Replica, report: &Report) -> Result<String, Failure> {
@@ -63,10 +116,11 @@ fn text(arguments: &InspectArguments, replica: &Replica, report: &Report) -> Res
     let mut layers =
         Table::new([Align::Left, Align::Right, Align::Right, Align::Right, Align::Left, Align::Left, Align::Left]);
     layers.row(["layer", "length", "data", "extents", "written", "checksum", "remarks"]);
-    for layer in &report.layers {
+    for (depth, layer) in tree(&report.layers) {
+        let indent = "  ".repeat(depth.min(12));
         let name = match layer.place {
-            Some(place) => format!("{}{}", "  ".repeat(place.min(12)), layer.name),
-            None => format!("({})", layer.name),
+            Some(_) => format!("{indent}{}", layer.name),
+            None => format!("{indent}({})", layer.name),
         };
         let checksum = match &layer.checksum {
             Verdict::Absent => "-",
@@ -76,6 +130,9 @@ fn text(arguments: &InspectArguments, replica: &Replica, report: &Report) -> Res
             Verdict::Wrong { .. } => "WRONG",
         };
         let mut remarks = Vec::new();
+        if let (None, Some(parent)) = (layer.place, layer.parent.as_deref().filter(|parent| !parent.is_empty())) {
+            remarks.push(format!("on {parent}"));
+        }
         if layer.removed {
             remarks.push("removed, its data count".to_owned());
         }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod backups;
+mod close;
 mod compare;
 mod copy;
 mod doctor;
@@ -32,7 +33,17 @@ use ha_cli::usage;
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let result = match Definition::try_parse_from(&words) {
-        Ok(definition) => serve(definition.command),
+        Ok(definition) => {
+            let json = definition.command.answers_json();
+            serve(definition.command).inspect_err(|failure| {
+                if json {
+                    let mut object = failure.to_json();
+                    object.entry("findings").or_insert_with(|| serde_json::json!([]));
+                    // The same is said on stderr.
+                    let _ = summary::print(&summary::json_line(&object));
+                }
+            })
+        }
         Err(error) if error.use_stderr() => Err(usage::refusal(&error, &program(&words))),
         Err(help) => show(&help).or_failure(FailureKind::Failed).map(|()| exit::ExitCode::Success),
     };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
+use ha_longhorn::checksum::Verify;
 use ha_longhorn::finding::Finding;
 use ha_longhorn::inside::Inside;
 use ha_longhorn::layered::{Image, Reading};
@@ -48,7 +49,7 @@ impl Outputs {
         Ok(Self { image, format })
     }
 
-    fn is_stdout(&self) -> bool {
+    pub(crate) fn is_stdout(&self) -> bool {
         self.image == Path::new("-")
     }
 
@@ -75,6 +76,18 @@ pub(crate) struct Making {
     pub(crate) source: Source,
     /// Counted beforehand, for a best effort.
     pub(crate) ambiguous: Option<u64>,
+}
+
+impl Making {
+    fn order(&self) -> Order {
+        Order {
+            format: self.format,
+            whole_hash: self.sha256,
+            replace: self.force,
+            checkpoint: self.checkpoint,
+            source: self.source.clone(),
+        }
+    }
 }
 
 /// Is an image that was made.
@@ -107,17 +120,15 @@ pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
         source,
     } = arguments;
     let outputs = Outputs::of(output)?;
-    let mut opened = source::open(source_path, source)?;
+    let mut opened = source::open(source_path, source, Verify::Fresh)?;
     let size = opened.image.size();
     if let Some(expected) = expect_size.filter(|expected| *expected != size) {
         let message = format!("the volume has {} bytes and not the {} expected", grouped(size), grouped(expected));
         return Err(Failure::new(FailureKind::Halted, message).hint(format!("ha-volume inspect {}", word(source_path))));
     }
-    if *dry_run {
-        return dry(&mut opened, &outputs);
-    }
     let work = Work::begin("merging", *quiet || outputs.format == OutputFormat::Json)?;
     let ambiguous = match opened.source.best_effort {
+        _ if *dry_run => None,
         true => Some(count_ambiguous(source_path, &opened, arguments, &work)?),
         false => None,
     };
@@ -129,12 +140,17 @@ pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
         source: opened.source.clone(),
         ambiguous,
     };
+    if *dry_run {
+        check(&mut *opened.image, &outputs, &making, &work).map_err(|error| failure(error, &outputs.image, &work))?;
+        work.end();
+        return dry(&mut opened, &outputs);
+    }
     let made = make(&mut *opened.image, &outputs, &making, &work)?;
     work.end();
     if !*quiet || outputs.format == OutputFormat::Json {
         outputs.print(&summary(&outputs, &opened, &making, &made, size))?;
     }
-    Ok(if opened.damaged || opened.source.best_effort { ExitCode::Partial } else { ExitCode::Success })
+    Ok(code(&opened))
 }
 
 fn dry(opened: &mut Opened, outputs: &Outputs) -> Result<ExitCode, Failure> {
@@ -161,7 +177,12 @@ fn dry(opened: &mut Opened, outputs: &Outputs) -> Result<ExitCode, Failure> {
         ),
     };
     outputs.print(&text)?;
-    Ok(ExitCode::Success)
+    Ok(code(opened))
+}
+
+/// Returns 3 for an image that is not what Longhorn would serve for sure.
+fn code(opened: &Opened) -> ExitCode {
+    if opened.damaged || opened.source.best_effort { ExitCode::Partial } else { ExitCode::Success }
 }
 
 /// Counts on how many blocks the two readings differ.
@@ -176,30 +197,42 @@ fn count_ambiguous(path: &Path, opened: &Opened, arguments: &MergeArguments, wor
 /// Makes an image at the place that was named.
 pub(crate) fn make(image: &mut dyn Image, outputs: &Outputs, making: &Making, work: &Work) -> Result<Made, Failure> {
     let path = &outputs.image;
-    let made = if outputs.is_stdout() {
-        let mut out = std::io::stdout();
-        merge::to_stream(image, &mut out, making.sha256, work).map(Made::Passed)
-    } else if is_device(path) {
-        if making.format != Format::Raw {
-            return Err(Failure::new(FailureKind::Usage, "a block device takes raw images only"));
-        }
-        merge::to_device(image, path, making.sha256, work).map(Made::Passed)
-    } else {
-        let order = Order {
-            format: making.format,
-            whole_hash: making.sha256,
-            replace: making.force,
-            checkpoint: making.checkpoint,
-            source: making.source.clone(),
-        };
-        merge::to_file(image, path, &order, work, &|_| making.ambiguous).map(Made::File)
-    };
+    let made = target(image, outputs, making).and_then(|target| match target {
+        Target::Stdout => merge::to_stream(image, &mut std::io::stdout(), making.sha256, work).map(Made::Passed),
+        Target::Device => merge::to_device(image, path, making.sha256, work).map(Made::Passed),
+        Target::File => merge::to_file(image, path, &making.order(), work, &|_| making.ambiguous).map(Made::File),
+    });
     made.map_err(|error| failure(error, path, work))
 }
 
-fn is_device(path: &Path) -> bool {
-    rustix::fs::stat(path)
-        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::BlockDevice)
+/// Finds out what [`make`] would halt at, and makes nothing.
+fn check(image: &mut dyn Image, outputs: &Outputs, making: &Making, work: &Work) -> Result<(), MergeError> {
+    match target(image, outputs, making)? {
+        Target::Stdout => Ok(()),
+        Target::Device => merge::check_device(image, &outputs.image),
+        Target::File => merge::check_file(image, &outputs.image, &making.order(), work),
+    }
+}
+
+enum Target {
+    Stdout,
+    Device,
+    File,
+}
+
+/// Tells what the image goes to.
+fn target(image: &dyn Image, outputs: &Outputs, making: &Making) -> Result<Target, MergeError> {
+    let raw = |target, name: &str| match making.format {
+        Format::Raw => Ok(target),
+        Format::Qcow2 => Err(MergeError::RawOnly { path: name.to_owned() }),
+    };
+    if outputs.is_stdout() {
+        return raw(Target::Stdout, "stdout");
+    }
+    match merge::check_target(image, &outputs.image)? {
+        true => raw(Target::Device, &printable_path(&outputs.image)),
+        false => Ok(Target::File),
+    }
 }
 
 fn failure(error: MergeError, path: &Path, work: &Work) -> Failure {
@@ -209,7 +242,9 @@ fn failure(error: MergeError, path: &Path, work: &Work) -> Failure {
     work.end();
     let halted = || Failure::from_error(FailureKind::Halted, &error);
     match &error {
-        MergeError::Exists { .. } => halted().hint("another name, or replace it: --force"),
+        MergeError::Exists { .. } | MergeError::NotAsMarked { .. } => {
+            halted().hint("another name, or replace it: --force")
+        }
         MergeError::InReplica { .. } => halted().hint("name a directory elsewhere: -o IMAGE"),
         MergeError::NoSpace { .. } => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -218,6 +253,9 @@ fn failure(error: MergeError, path: &Path, work: &Work) -> Failure {
         MergeError::DeviceTooSmall { .. } => halted(),
         MergeError::Changed { .. } => {
             halted().hint("something writes to the replica: stop the volume or k3s on this node, then try again")
+        }
+        MergeError::NoFile { .. } | MergeError::IsSource { .. } | MergeError::RawOnly { .. } => {
+            Failure::from_error(FailureKind::Usage, &error).hint("-o IMAGE, a file that is not there yet")
         }
         MergeError::Busy { .. } => Failure::from_error(FailureKind::LockHeld, &error),
         _ => Failure::from_error(FailureKind::Failed, &error),

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::arguments::ScanArguments;
+use crate::close::{self, Close};
 use crate::ssh::{self, Remote};
 use crate::work;
 use crate::{print, render, source};
@@ -42,19 +43,26 @@ pub(crate) fn serve(arguments: &ScanArguments) -> Result<ExitCode, Failure> {
         }
     }
     let ranked = scan::rank(rows, arguments.before);
+    let close = if arguments.no_compare { Vec::new() } else { close::of_each_volume(&ranked) };
     match arguments.output.output {
         OutputFormat::Json => {
             let replicas: Vec<_> = ranked.iter().map(|(row, place)| object(row, place)).collect();
             let failed: Vec<_> = failed.iter().map(Failure::one_line).collect();
-            print(&json_line(&json!({"disks": disks, "replicas": replicas, "failed": failed})))?;
+            print(&json_line(&json!({"disks": disks, "replicas": replicas, "close": close, "failed": failed})))?;
         }
-        OutputFormat::Text => print(&text(&disks, &ranked)?)?,
+        OutputFormat::Text => print(&text(&disks, &ranked, &close)?)?,
     }
     for failure in &failed {
         failure.print(ha_cli::report::LogFormat::Text);
     }
     if let [Disk::V2 { path }] = disks.as_slice() {
-        return Err(source::declined(Path::new(path)));
+        let failure = source::declined(Path::new(path));
+        if arguments.output.output == OutputFormat::Json {
+            // It was answered; a second object would follow.
+            failure.print(ha_cli::report::LogFormat::Text);
+            return Ok(ExitCode::Halted);
+        }
+        return Err(failure);
     }
     Ok(if failed.is_empty() { ExitCode::Success } else { ExitCode::Partial })
 }
@@ -79,7 +87,13 @@ fn local_scan(place: &Path) -> Result<Found, Failure> {
 }
 
 fn remote_scan(remote: &Remote, arguments: &ScanArguments) -> Result<Found, Failure> {
-    let words = ["scan".to_owned(), "--output=json".to_owned(), "--".to_owned(), remote.path.clone()];
+    let words = [
+        "scan".to_owned(),
+        "--output=json".to_owned(),
+        "--no-compare".to_owned(),
+        "--".to_owned(),
+        remote.path.clone(),
+    ];
     let output = ssh::run(remote, arguments.remote_binary.as_deref(), &words)?;
     let answer: Answer = serde_json::from_slice(&output)
         .or_failure(FailureKind::Failed)
@@ -91,7 +105,7 @@ fn remote_scan(remote: &Remote, arguments: &ScanArguments) -> Result<Found, Fail
     Ok((answer.disks, rows))
 }
 
-fn text(disks: &[Disk], ranked: &[(Row, Place)]) -> Result<String, Failure> {
+fn text(disks: &[Disk], ranked: &[(Row, Place)], close: &[Close]) -> Result<String, Failure> {
     let mut text = String::new();
     for disk in disks {
         match disk {
@@ -119,6 +133,9 @@ fn text(disks: &[Disk], ranked: &[(Row, Place)]) -> Result<String, Failure> {
                 && other.close
             {
                 text.push_str(&side_by_side(first, second));
+                if let Some(found) = close.iter().find(|close| close.volume == row.volume) {
+                    found.write(&mut text);
+                }
             }
         }
         let _ = place;
@@ -144,15 +161,27 @@ fn side_by_side(first: &Row, second: &Row) -> String {
 
 fn named(row: &Row) -> String {
     match &row.host {
+        Some(host) if host.contains(':') => match host.rsplit_once('@') {
+            Some((user, address)) => format!("ssh://{user}@[{address}]{}", row.path),
+            None => format!("ssh://[{host}]{}", row.path),
+        },
         Some(host) => format!("ssh://{host}{}", row.path),
         None => source::word(Path::new(&row.path)),
     }
 }
 
 fn table(rows: &[&(Row, Place)]) -> Result<String, Failure> {
-    let mut table =
-        Table::new([Align::Right, Align::Left, Align::Right, Align::Right, Align::Left, Align::Left, Align::Left]);
-    table.row(["#", "standing", "layers", "data", "written", "inside", "replica"]);
+    let mut table = Table::new([
+        Align::Right,
+        Align::Left,
+        Align::Right,
+        Align::Right,
+        Align::Left,
+        Align::Left,
+        Align::Left,
+        Align::Left,
+    ]);
+    table.row(["#", "standing", "layers", "data", "flags", "written", "inside", "replica"]);
     for (row, place) in rows {
         let standing = match place.standing {
             Standing::Candidate => "candidate",
@@ -164,6 +193,7 @@ fn table(rows: &[&(Row, Place)]) -> Result<String, Failure> {
             standing.to_owned(),
             row.candidate.layers.map_or_else(|| "-".to_owned(), |layers| layers.to_string()),
             human_bytes(row.candidate.allocated),
+            flags(row),
             render::time(row.candidate.written),
             row.inside.as_ref().map_or("unknown", |inside| inside.name()).to_owned(),
             named(row),
@@ -174,9 +204,19 @@ fn table(rows: &[&(Row, Place)]) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&text).lines().map(|line| format!("  {line}\n")).collect())
 }
 
+fn flags(row: &Row) -> String {
+    let has = |flag: &Finding| row.findings.contains(flag);
+    let flags = [(Finding::Dirty, "dirty"), (Finding::Rebuilding, "rebuilding"), (Finding::Encrypted, "encrypted")];
+    let set: Vec<&str> = flags.iter().filter(|(flag, _)| has(flag)).map(|(_, name)| *name).collect();
+    if set.is_empty() { "-".to_owned() } else { set.join(",") }
+}
+
 fn reasons(text: &mut String, row: &Row, place: &Place) {
     let reasons: Vec<&str> = place.reasons.iter().map(|reason| reason.text.as_str()).collect();
     text.push_str(&format!("  {}: {}\n", place.rank, ha_cli::report::printable(&reasons.join("; "))));
+    if !row.chain.is_empty() {
+        text.push_str(&format!("     chain: {}\n", ha_cli::report::printable(&row.chain.join(" < "))));
+    }
     for finding in row.findings.iter().filter(|finding| finding.severity() >= Severity::Warning) {
         text.push_str(&format!("     {}\n", ha_cli::report::printable(&finding.to_string())));
     }

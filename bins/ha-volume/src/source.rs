@@ -1,17 +1,20 @@
 //! Opens what a person names: a replica directory, an image, a device. A replica that is damaged halts here, unless
 //! it was said to go on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_longhorn::backing;
 use ha_longhorn::chain::ChainError;
+use ha_longhorn::checksum::Verify;
+use ha_longhorn::doctor;
 use ha_longhorn::finding::{Finding, Severity};
 use ha_longhorn::inside::{self, Inside};
 use ha_longhorn::inspect;
-use ha_longhorn::layered::{Image, Layered, Reading};
+use ha_longhorn::layered::{self, Image, Layered, Reading};
 use ha_longhorn::merge::{self, Source};
 use ha_longhorn::replica::Replica;
+use ha_longhorn::source::Stamp;
 use ha_longhorn::watch::Unwatched;
 use ha_sync_fs::error::printable_path;
 
@@ -29,11 +32,28 @@ pub(crate) struct Opened {
     pub(crate) inside: Inside,
 }
 
+/// Halts where a file that was read is not what it was when it was opened.
+pub(crate) fn unchanged(stamps: &[(PathBuf, Stamp)]) -> Result<(), Failure> {
+    match layered::changed_since(stamps).or_failure(FailureKind::Failed)? {
+        None => Ok(()),
+        Some(file) => Err(Failure::new(FailureKind::Halted, format!("changed while it was read: {file}"))
+            .hint("something writes to the replica: stop the volume or k3s on this node, then try again")),
+    }
+}
+
 /// Writes a path as an argument of a command to type.
 pub(crate) fn word(path: &Path) -> String {
     let text = printable_path(path);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./+:@".contains(&byte);
     if text.bytes().all(plain) && !text.is_empty() { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Halts where something would be written into a replica directory.
+pub(crate) fn outside_replicas(path: &Path) -> Result<(), Failure> {
+    let Some(replica) = Replica::around(path) else { return Ok(()) };
+    let message =
+        format!("it would lie in a replica directory, into which nothing is written: {}", printable_path(&replica));
+    Err(Failure::new(FailureKind::Halted, message).hint("name a place elsewhere"))
 }
 
 /// Opens a replica directory, or says why it cannot be.
@@ -52,10 +72,16 @@ pub(crate) fn backing_image(path: Option<&Path>) -> Result<Option<Box<dyn Image>
     path.map(|path| backing::open(path).or_failure(FailureKind::Failed)).transpose()
 }
 
-/// Opens a source for reading.
-pub(crate) fn open(path: &Path, arguments: &SourceArguments) -> Result<Opened, Failure> {
-    if ha_sync_fs::local::is_directory(&ha_sync_fs::local::canonical(path)) {
-        return open_replica(path, arguments);
+/// Tells whether a source is a directory, and so a replica.
+pub(crate) fn is_directory(path: &Path) -> bool {
+    ha_sync_fs::local::is_directory(&ha_sync_fs::local::canonical(path))
+}
+
+/// Opens a source for reading. `verify` says which checksums are verified first: where all is read anyway, those that
+/// can be wrong.
+pub(crate) fn open(path: &Path, arguments: &SourceArguments, verify: Verify) -> Result<Opened, Failure> {
+    if is_directory(path) {
+        return open_replica(path, arguments, verify);
     }
     for (given, flag) in [
         (arguments.snapshot.is_some(), "--snapshot"),
@@ -93,29 +119,42 @@ pub(crate) fn declined(path: &Path) -> Failure {
     .hint("ha-volume backupstore ls --target DIR")
 }
 
-fn open_replica(path: &Path, arguments: &SourceArguments) -> Result<Opened, Failure> {
+fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Result<Opened, Failure> {
     let replica = replica(path, arguments.head.as_deref())?;
     let chain = replica.chain_from(arguments.snapshot.as_deref()).map_err(|error| broken(path, &replica, &error))?;
     let backing = needed_backing(path, &replica, arguments)?;
     let reading = if arguments.zeros_are_holes { Reading::ZerosAreHoles } else { Reading::Exact };
-    let report = inspect::report(&replica, None, false, &Unwatched).or_failure(FailureKind::Failed)?;
-    let damage = damage(&report.findings, arguments);
+    let below = backing_image(arguments.backing.as_deref())?;
+    let mut report = inspect::report(&replica, below, verify, &Unwatched).or_failure(FailureKind::Failed)?;
+    let layered_on = chain.len() > 1 || backing.is_some();
+    let layered: Layered = inspect::open(&replica, &chain, backing, reading).or_failure(FailureKind::Failed)?;
+    let mut image: Box<dyn Image> = Box::new(layered);
+    let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
+    // Zeros that became holes do no harm where nothing lies below. The oldest layer has most of them.
+    if layered_on && doctor::is_known(Some(&inside)) {
+        let others = replica.layers.keys().filter(|name| !chain.contains(name));
+        let zeros = doctor::has_zeros(&replica, chain.iter().rev().chain(others), &Unwatched);
+        if !zeros.or_failure(FailureKind::Failed)? {
+            report.findings.insert(0, Finding::Sparsified);
+        }
+    }
+    let damage = damage(&report.findings, &chain, arguments);
     if !damage.is_empty() && !arguments.despite_damage {
         let text: Vec<String> = damage.iter().map(ToString::to_string).collect();
         let mut failure = Failure::new(FailureKind::Halted, text.join("; "))
-            .context(format!("the replica is damaged: {}", printable_path(path)));
+            .context(format!("the replica is damaged: {}", printable_path(path)))
+            .with("findings", report.findings.iter().map(Finding::to_json).collect());
         let densified = damage.iter().any(|finding| matches!(finding, Finding::Densified { .. }));
         if densified {
             failure = failure.hint(format!("ha-volume doctor --best-effort {}", word(path)));
+        } else if damage.contains(&&Finding::Sparsified) {
+            failure = failure.hint(format!("ha-volume doctor {}", word(path)));
         }
         return Err(failure
             .hint("is there a better replica: ha-volume scan")
             .hint("to go on all the same: --despite-damage"));
     }
     let backing_name = arguments.backing.as_deref().map(printable_path);
-    let layered: Layered = inspect::open(&replica, &chain, backing, reading).or_failure(FailureKind::Failed)?;
-    let mut image: Box<dyn Image> = Box::new(layered);
-    let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
     let source = Source {
         directory: printable_path(path),
         fingerprint: merge::fingerprint(&*image, &format!("{reading:?}")),
@@ -131,16 +170,17 @@ fn open_replica(path: &Path, arguments: &SourceArguments) -> Result<Opened, Fail
 }
 
 /// Returns what halts.
-fn damage<'a>(findings: &'a [Finding], arguments: &SourceArguments) -> Vec<&'a Finding> {
-    let strays = findings.iter().any(|finding| matches!(finding, Finding::OffChainBroken { .. }));
+fn damage<'a>(findings: &'a [Finding], chain: &[String], arguments: &SourceArguments) -> Vec<&'a Finding> {
+    let strays = Replica::strays(findings).next().is_some();
     let rebuilding = findings.contains(&Finding::Rebuilding);
     let halts = |finding: &&Finding| match finding {
         // The chain that is read is resolved; of a snapshot it is another.
         Finding::ChainBroken { .. } => false,
-        // The other reading is there for these.
-        Finding::Densified { .. } | Finding::Sparsified => !arguments.zeros_are_holes,
+        // The other reading is there for it.
+        Finding::Densified { .. } => !arguments.zeros_are_holes,
+        Finding::ChecksumWrong { layer, .. } => chain.contains(layer),
         // A rebuild that was cut off has a chain that resolves and is wrong.
-        Finding::OffChainBroken { .. } => rebuilding,
+        Finding::OffChain { .. } | Finding::OffChainBroken { .. } => rebuilding,
         Finding::Rebuilding => strays,
         other => other.severity() == Severity::Damage,
     };
@@ -149,11 +189,21 @@ fn damage<'a>(findings: &'a [Finding], arguments: &SourceArguments) -> Vec<&'a F
 
 fn broken(path: &Path, replica: &Replica, error: &ChainError) -> Failure {
     let failure = Failure::from_error(FailureKind::Failed, error)
+        .with("findings", replica.findings.iter().map(Finding::to_json).collect())
         .context(format!("the layers of the replica do not hang together: {}", printable_path(path)));
     match error {
         ChainError::NoSnapshot(_) => {
             let names: Vec<&str> = replica.snapshots().collect();
             Failure::new(FailureKind::Usage, error.to_string()).hint(format!("its snapshots: {}", names.join(", ")))
+        }
+        ChainError::NoImage(missing) if missing.starts_with("volume-head-") => {
+            let mut heads = replica.layers.keys().filter(|name| name.starts_with("volume-head-"));
+            match (heads.next(), heads.next()) {
+                (Some(only), None) => {
+                    failure.hint(format!("another live layer is there: --head {}", word(Path::new(only))))
+                }
+                _ => failure.hint("is there a better replica: ha-volume scan"),
+            }
         }
         ChainError::ManyHeads(heads) => failure.hint(format!("name the live layer: --head {}", heads[0])),
         _ => {
@@ -168,7 +218,8 @@ fn needed_backing(
     arguments: &SourceArguments,
 ) -> Result<Option<Box<dyn Image>>, Failure> {
     match (replica.backing_path(), &arguments.backing) {
-        (None, Some(_)) => Err(Failure::new(
+        // Without volume.meta a person may know.
+        (None, Some(_)) if replica.meta.is_some() => Err(Failure::new(
             FailureKind::Usage,
             format!("--backing is given, and the volume has no backing image: {}", printable_path(path)),
         )),

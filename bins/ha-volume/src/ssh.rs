@@ -26,17 +26,26 @@ impl Remote {
             Failure::new(FailureKind::Usage, format!("{why}: {text}")).hint("like ssh://root@pi2/var/lib/longhorn")
         };
         let (host, path) = rest.split_once('/').ok_or_else(|| refused("a path is missing"))?;
-        let (host, port) = match host.rsplit_once(':') {
-            Some((host, port)) if !host.ends_with(']') || !port.is_empty() => {
-                (host, Some(port.parse().map_err(|_| refused("not a port"))?))
+        // The colons of an address are in brackets; ssh takes it without them.
+        let (user, named) = host.rsplit_once('@').map_or((None, host), |(user, host)| (Some(user), host));
+        let (name, port) = match named.strip_prefix('[').map(|address| address.split_once(']')) {
+            Some(Some((address, ""))) => (address, None),
+            Some(Some((address, rest))) => {
+                (address, Some(rest.strip_prefix(':').ok_or_else(|| refused("not a host"))?))
             }
-            _ => (host, None),
+            Some(None) => return Err(refused("not a host")),
+            None => named.split_once(':').map_or((named, None), |(host, port)| (host, Some(port))),
         };
+        let port = port.map(|port| port.parse().map_err(|_| refused("not a port"))).transpose()?;
+        if name.is_empty() {
+            return Err(refused("not a host"));
+        }
+        let host = user.map_or_else(|| name.to_owned(), |user| format!("{user}@{name}"));
         // ssh would take a leading dash for a flag.
         if host.is_empty() || host.starts_with('-') || host.contains(char::is_whitespace) {
             return Err(refused("not a host"));
         }
-        Ok(Some(Self { host: host.to_owned(), port, path: format!("/{path}") }))
+        Ok(Some(Self { host, port, path: format!("/{path}") }))
     }
 }
 
@@ -147,7 +156,19 @@ mod tests {
         assert_eq!(remote("/var/lib/longhorn"), None);
         assert_eq!(remote("ssh://pi2/a b"), Some(("pi2".to_owned(), None, "/a b".to_owned())));
         assert_eq!(remote("ssh://root@pi2:2222/x"), Some(("root@pi2".to_owned(), Some(2222), "/x".to_owned())));
-        for wrong in ["ssh://pi2", "ssh://-oProxyCommand=x/y", "ssh:///x", "ssh://a:b/c", "ssh://a b/c"] {
+        assert_eq!(remote("ssh://[::1]/x"), Some(("::1".to_owned(), None, "/x".to_owned())));
+        assert_eq!(remote("ssh://a@[fe80::2]:22/x"), Some(("a@fe80::2".to_owned(), Some(22), "/x".to_owned())));
+        for wrong in [
+            "ssh://[::1/x",
+            "ssh://[::1]2/x",
+            "ssh://a@/x",
+            "ssh://a:/x",
+            "ssh://pi2",
+            "ssh://-oProxyCommand=x/y",
+            "ssh:///x",
+            "ssh://a:b/c",
+            "ssh://a b/c",
+        ] {
             assert_eq!(Remote::parse(wrong).unwrap_err().kind(), FailureKind::Usage, "{wrong}");
         }
     }

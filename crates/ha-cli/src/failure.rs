@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::environment;
 use crate::exit::ExitCode;
@@ -57,12 +57,14 @@ pub struct Failure {
     /// The sentence, then its causes; never empty.
     chain: Vec<String>,
     hints: Vec<String>,
+    /// What a program may want to know of it, by name.
+    data: Vec<(&'static str, Value)>,
 }
 
 impl Failure {
     /// Makes a failure of one sentence: lower case, no full stop, the value after a colon.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, chain: vec![message.into()], hints: Vec::new() }
+        Self { kind, chain: vec![message.into()], hints: Vec::new(), data: Vec::new() }
     }
 
     /// Makes a failure from an error and its sources. A source whose text ends the text before it is said once.
@@ -86,7 +88,7 @@ impl Failure {
         if error.is::<io::Error>() {
             chain[0] = lower_first(&chain[0]);
         }
-        Self { kind, chain, hints: Vec::new() }
+        Self { kind, chain, hints: Vec::new(), data: Vec::new() }
     }
 
     /// Puts a sentence before the others, which become its causes.
@@ -99,6 +101,23 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// Adds what a program may want to know.
+    pub fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.data.push((name, value));
+        self
+    }
+
+    /// Returns the failure as an answer for programs: `error`, `causes`, `hints`, `exit_code` and what was added.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut object = Map::new();
+        object.insert("error".to_owned(), json!(self.chain[0]));
+        object.insert("causes".to_owned(), json!(self.chain[1..]));
+        object.insert("hints".to_owned(), json!(self.hints));
+        object.insert("exit_code".to_owned(), json!(self.exit_code().code()));
+        object.extend(self.data.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        object
     }
 
     /// Returns the kind.

@@ -128,6 +128,9 @@ fn ended(text: &str) -> String {
 
 fn first_lower(text: &str) -> String {
     let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_ascii_lowercase());
-    first.into_iter().chain(characters).collect()
+    match (characters.next(), characters.clone().next()) {
+        // A name such as QEMU stays as it is.
+        (Some(first), Some(second)) if !second.is_uppercase() => first.to_lowercase().chain(characters).collect(),
+        _ => text.to_owned(),
+    }
 }

@@ -3,6 +3,7 @@
 mod codec;
 mod config;
 mod image;
+mod lock;
 mod s3;
 mod store;
 mod write;
@@ -66,6 +67,14 @@ pub enum BackupError {
     Unfinished {
         /// Its name.
         name: String,
+    },
+    /// Where a block of a backup lies, or how large the volume is, makes no sense.
+    #[error("the backup does not fit the size of the volume: {name}: {why}")]
+    Misfit {
+        /// The name of the backup.
+        name: String,
+        /// In what.
+        why: String,
     },
     /// A backup of this name is there already.
     #[error("there is a backup of this name already: {path}")]

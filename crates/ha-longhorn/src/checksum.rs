@@ -140,16 +140,27 @@ pub enum Verdict {
     },
 }
 
-/// Compares an image with its checksum file. `read` says whether the image may be read.
+/// Says which images are read to verify their checksums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// None.
+    Nothing,
+    /// Those that were not changed since theirs was made: only of them it can be wrong.
+    Fresh,
+    /// All.
+    All,
+}
+
+/// Compares an image with its checksum file.
 pub fn verdict(
     file: &SourceFile,
     checksum: Option<&ChecksumFile>,
-    read: bool,
+    verify: Verify,
     watch: &dyn Watch,
 ) -> Result<Verdict, FsError> {
     let Some(checksum) = checksum else { return Ok(Verdict::Absent) };
     let fresh = change_time(&checksum.change_time).is_some_and(|time| time == file.stamp().changed);
-    if !read || checksum.method != "crc64" {
+    if verify == Verify::Nothing || (verify == Verify::Fresh && !fresh) || checksum.method != "crc64" {
         return Ok(if fresh { Verdict::Unchecked } else { Verdict::Stale });
     }
     let Some(found) = crc64(file, watch)? else { return Ok(Verdict::Unchecked) };

@@ -7,12 +7,13 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, local};
-use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -43,6 +44,9 @@ pub enum CopyError {
     /// There is something at the destination.
     #[error("there is something already: {0}")]
     Exists(String),
+    /// Another process makes this copy.
+    #[error("another process is making this copy: {0}")]
+    Busy(String),
     /// There is not enough room at the destination.
     #[error("not enough space at {path}: {needed} bytes needed, {free} free")]
     NoSpace {
@@ -214,9 +218,12 @@ pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -
     let mut name = destination.file_name().unwrap_or_default().to_owned();
     name.push(".ha-volume.part");
     let part = destination.with_file_name(name);
-    discard(&part)?;
-    rustix::fs::mkdir(&part, Mode::from_raw_mode(0o700))
-        .map_err(|errno| FsError::new("make directory", printable_path(&part), errno))?;
+    // A map beside a part is that of a copy that was ended before it got its name.
+    let map = map_path(destination);
+    if local::exists(&map) && !local::exists(&part) {
+        return Err(CopyError::Exists(printable_path(&map)));
+    }
+    let _lock = begin_part(&part, destination)?;
     let made = fill(input, &part, &begin, watch).and_then(|files| {
         let map = Map { source: begin.directory.clone(), files, skipped: Vec::new() };
         verify(&part, &map, watch)?;
@@ -229,13 +236,44 @@ pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -
             destination,
             rustix::fs::RenameFlags::NOREPLACE,
         )
-        .map_err(|errno| FsError::new("rename to", printable_path(destination), errno))?;
+        .map_err(|errno| {
+            // Without its copy the map would be in the way of the next.
+            let _ = local::remove(&map_path(destination));
+            FsError::new("rename to", printable_path(destination), errno)
+        })?;
         Ok(map)
     });
     if made.is_err() {
         discard(&part)?;
     }
     made
+}
+
+/// Makes the directory of the part, locks it, and empties it of what an earlier copy left.
+fn begin_part(part: &Path, destination: &Path) -> Result<OwnedFd, CopyError> {
+    let failed = |step, errno| FsError::new(step, printable_path(part), errno);
+    match rustix::fs::mkdir(part, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed("make directory", errno).into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = rustix::fs::open(part, flags, Mode::empty()).map_err(|errno| failed("open directory", errno))?;
+    let busy = || CopyError::Busy(printable_path(destination));
+    match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Err(busy()),
+        Err(errno) => return Err(failed("lock", errno).into()),
+    }
+    // Another process may have renamed it between the two calls; then the lock is on its copy.
+    let ours = rustix::fs::fstat(&handle).map_err(|errno| failed("look at", errno))?;
+    match rustix::fs::lstat(part) {
+        Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => {}
+        _ => return Err(busy()),
+    }
+    for file in local::list(part)? {
+        local::remove(&file)?;
+    }
+    Ok(handle)
 }
 
 /// Removes a part that an earlier copy left: regular files by name, then the directory.

@@ -11,6 +11,58 @@ use crate::layered::{BLOCK, Content, Image, ImageError, Layered, Reading, is_zer
 use crate::replica::Replica;
 use crate::watch::Watch;
 
+/// Tells whether one of the layers has an allocated block of zeros; reads up to the first. Not one in the ext4 or xfs
+/// of a replica is the sign that copying has made holes of them.
+pub fn has_zeros<'a>(
+    replica: &Replica,
+    layers: impl Iterator<Item = &'a String>,
+    watch: &dyn Watch,
+) -> Result<bool, FsError> {
+    let mut buffer = vec![0; 1 << 20];
+    for name in layers {
+        let file = replica.open_layer(name)?;
+        let method = Extents::of(&file)?.method();
+        let found = extent::for_each(&file, method, |extent| {
+            if extent.unwritten {
+                return Err(Ended::Found);
+            }
+            let mut position = extent.start;
+            while position < extent.end && !watch.stopped() {
+                let length = usize::try_from(extent.end - position).unwrap_or(usize::MAX).min(buffer.len());
+                file.read_at(position, &mut buffer[..length])?;
+                if buffer[..length].chunks(BLOCK as usize).any(is_zero) {
+                    return Err(Ended::Found);
+                }
+                position += length as u64;
+            }
+            Ok(())
+        });
+        match found {
+            Ok(()) => {}
+            Err(Ended::Found) => return Ok(true),
+            Err(Ended::Failed(error)) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Is why the extents of a file are not gone through to the end.
+enum Ended {
+    Found,
+    Failed(FsError),
+}
+
+impl From<FsError> for Ended {
+    fn from(error: FsError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Tells whether what lies inside always has blocks of zeros.
+pub fn is_known(inside: Option<&Inside>) -> bool {
+    matches!(inside, Some(Inside::Ext4 { .. } | Inside::Xfs { .. }))
+}
+
 /// Is what reading every layer has shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
@@ -20,6 +72,8 @@ pub struct Diagnosis {
     pub zero_blocks: u64,
     /// What lies inside, where blocks of zeros are taken for holes: a densified head shows only itself otherwise.
     pub inside: Option<Inside>,
+    /// Whether it can be told that no zeros were lost: some are there, or what lies inside must have some.
+    pub conclusive: bool,
     /// Blocks on which the two readings differ; counted on request.
     pub ambiguous_blocks: Option<u64>,
 }
@@ -51,11 +105,12 @@ pub fn examine(
                 Some(ambiguous(inspect::open(replica, chain, below()?, Reading::ZerosAreHoles)?, watch)?);
         }
     }
-    let known = matches!(inside, Some(Inside::Ext4 { .. } | Inside::Xfs { .. }));
+    let known = is_known(inside.as_ref());
     if known && blocks > 0 && zero_blocks == 0 {
         report.findings.insert(0, Finding::Sparsified);
     }
-    Ok(Some(Diagnosis { blocks, zero_blocks, inside, ambiguous_blocks }))
+    let conclusive = known || zero_blocks > 0 || blocks == 0;
+    Ok(Some(Diagnosis { blocks, zero_blocks, inside, conclusive, ambiguous_blocks }))
 }
 
 fn allocated(layers: &[LayerReport]) -> u64 {

@@ -61,6 +61,15 @@ pub enum Finding {
         /// The volume's size in bytes.
         size: u64,
     },
+    /// The head is shorter than the volume; what is beyond its end shows the older layers.
+    HeadShort {
+        /// The head.
+        layer: String,
+        /// Its length in bytes.
+        length: u64,
+        /// The volume's size in bytes.
+        size: u64,
+    },
     /// A layer is not part of the live chain, as reverts leave them.
     OffChain {
         /// The layer.
@@ -104,6 +113,8 @@ pub enum Finding {
         /// How it was called on the node.
         path: String,
     },
+    /// `volume.meta` does not tell, so a backing image may lie under everything, and none is given.
+    BackingUnknown,
     /// The image of a snapshot was changed after its checksum was made, so the checksum says nothing.
     ChecksumStale {
         /// The layer.
@@ -167,6 +178,8 @@ impl Finding {
             LayerTooLong { .. } => Severity::Damage,
             VolumeMetaUnusable { .. }
             | ManyHeads { .. }
+            | HeadShort { .. }
+            | BackingUnknown
             | ParentCacheStale { .. }
             | LayerMetaUnusable { .. }
             | OffChainBroken { .. }
@@ -212,6 +225,9 @@ impl fmt::Display for Finding {
             Self::LayerTooLong { layer, length, size } => {
                 write!(text, "layer longer than the volume: {layer} has {length} bytes, the volume {size}")
             }
+            Self::HeadShort { layer, length, size } => {
+                write!(text, "head shorter than the volume: {layer} has {length} bytes, the volume {size}")
+            }
             Self::OffChain { layer } => write!(text, "not part of the live chain, as after a revert: {layer}"),
             Self::OffChainBroken { layer, why } => write!(text, "not part of the live chain: {layer}; {why}"),
             Self::Leftover { name } => write!(text, "left by an interrupted write: {name}"),
@@ -222,6 +238,12 @@ impl fmt::Display for Finding {
             Self::Encrypted => write!(text, "the volume is marked as encrypted"),
             Self::RevisionUnusable { why } => write!(text, "revision.counter is not usable: {why}"),
             Self::BackingNeeded { path } => write!(text, "a backing image lies under it: {path}"),
+            Self::BackingUnknown => {
+                write!(
+                    text,
+                    "without volume.meta a backing image cannot be ruled out; where one lies under it: --backing"
+                )
+            }
             Self::ChecksumStale { layer } => {
                 write!(text, "the checksum is older than the image and says nothing: {layer}")
             }

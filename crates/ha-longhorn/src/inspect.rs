@@ -6,7 +6,7 @@ use ha_sync_fs::FsError;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::checksum::{self, Verdict};
+use crate::checksum::{self, Verdict, Verify};
 use crate::extent::{self, Method, Totals};
 use crate::finding::Finding;
 use crate::inside::{self, Inside};
@@ -71,11 +71,11 @@ pub fn open(
     Layered::new(replica.size, layers, backing, reading)
 }
 
-/// Looks at a replica. `verify` says whether images that have a checksum are read.
+/// Looks at a replica. `verify` says which images that have a checksum are read.
 pub fn report(
     replica: &Replica,
     backing: Option<Box<dyn Image>>,
-    verify: bool,
+    verify: Verify,
     watch: &dyn Watch,
 ) -> Result<Report, ImageError> {
     let chain: &[String] = replica.chain.as_deref().unwrap_or_default();
@@ -89,7 +89,10 @@ pub fn report(
         findings.extend(layer_findings(&layer));
         layers.push(layer);
     }
-    findings.extend(densified(&layers));
+    findings.extend(densified(&layers, replica.backing_path().is_some() || backing.is_some()));
+    if replica.meta.is_none() && backing.is_none() {
+        findings.push(Finding::BackingUnknown);
+    }
     let complete = replica.chain.is_ok() && (replica.backing_path().is_none() || backing.is_some());
     let inside = match complete {
         true => Some(inside::of_image(&mut open(replica, chain, backing, Reading::Exact)?)?),
@@ -104,7 +107,7 @@ fn layer(
     name: &str,
     file: &SourceFile,
     chain: &[String],
-    verify: bool,
+    verify: Verify,
     watch: &dyn Watch,
 ) -> Result<LayerReport, ImageError> {
     let known = &replica.layers[name];
@@ -147,13 +150,14 @@ fn layer_findings(report: &LayerReport) -> Vec<Finding> {
     findings
 }
 
-/// Finds layers of the chain that are allocated from end to end although an older one has data (volumes.md §3).
-pub fn densified(layers: &[LayerReport]) -> Vec<Finding> {
+/// Finds layers of the chain that are allocated from end to end although an older one has data, or a backing image lies
+/// below (volumes.md §3).
+pub fn densified(layers: &[LayerReport], backed: bool) -> Vec<Finding> {
     let mut chain: Vec<&LayerReport> = layers.iter().filter(|layer| layer.place.is_some()).collect();
     chain.sort_by_key(|layer| layer.place);
     let mut findings = Vec::new();
     for (index, layer) in chain.iter().enumerate() {
-        let older = chain[index + 1..].iter().any(|older| older.extents.bytes > 0);
+        let older = backed || chain[index + 1..].iter().any(|older| older.extents.bytes > 0);
         if older && layer.length > 0 && layer.extents.extents == 1 && layer.extents.bytes == layer.length {
             findings.push(Finding::Densified { layer: layer.name.clone() });
         }

@@ -1,13 +1,15 @@
 //! What the layers of a volume show together (volumes.md §2): the youngest layer that has an allocated extent at a
 //! place wins, whatever its bytes; where none has, the backing image shows, and below it zeros.
 
+use std::path::PathBuf;
+
 use ha_sync_fs::FsError;
 use serde::Serialize;
 
 use crate::backupstore::BackupError;
 use crate::extent::{Extents, Method};
 use crate::qcow2::Qcow2Error;
-use crate::source::SourceFile;
+use crate::source::{SourceFile, Stamp};
 
 /// Is the size of a block in bytes.
 pub const BLOCK: u64 = 4096;
@@ -82,7 +84,8 @@ impl Image for PlainImage {
             Some(extent) if extent.start > position => Piece { end: extent.start, content: Content::Hole },
             Some(extent) if extent.unwritten => Piece { end: extent.end, content: Content::Zeros },
             Some(extent) => Piece { end: extent.end, content: Content::Data },
-            None => Piece { end: self.file.size(), content: Content::Hole },
+            // Also behind the end a piece ends behind its beginning.
+            None => Piece { end: self.file.size().max(position.saturating_add(1)), content: Content::Hole },
         })
     }
 
@@ -233,6 +236,7 @@ impl Image for Layered {
 
     fn piece_at(&mut self, position: u64) -> Result<Piece, ImageError> {
         let (end, origin) = self.origin(0, position)?;
+        let end = end.max(position.saturating_add(1));
         let content = match origin {
             Origin::Layer(_) => Content::Data,
             Origin::Unwritten(_) if self.reading == Reading::ZerosAreHoles => Content::Data,
@@ -273,6 +277,23 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     // A fixed width lets the compiler use the widest registers.
     let (chunks, rest) = bytes.as_chunks::<64>();
     chunks.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
+}
+
+/// Returns the files of an image with what they were like, for [`changed_since`] when the image is given away.
+pub fn stamps(image: &dyn Image) -> Vec<(PathBuf, Stamp)> {
+    let files = image.files();
+    files.iter().filter(|file| !file.is_device()).map(|file| (file.path().to_owned(), file.stamp())).collect()
+}
+
+/// Returns the first of some files that is not what it was.
+pub fn changed_since(stamps: &[(PathBuf, Stamp)]) -> Result<Option<String>, FsError> {
+    for (path, before) in stamps {
+        let now = SourceFile::open(path)?.stamp();
+        if (before.identity, before.length, before.modified) != (now.identity, now.length, now.modified) {
+            return Ok(Some(ha_sync_fs::error::printable_path(path)));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the first file of an image that is not what it was when it was opened.

@@ -7,15 +7,17 @@ mod sink;
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, local};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::layered::{self, BLOCK, Content, Image, ImageError, PlainImage};
+use crate::qcow2::Qcow2Image;
 use crate::replica::Replica;
 use crate::source::{SourceDirectory, SourceFile};
 use crate::watch::Watch;
@@ -62,6 +64,30 @@ pub enum MergeError {
     #[error("there is something already: {path}")]
     Exists {
         /// Where.
+        path: String,
+    },
+    /// The image is not what its marker says.
+    #[error("the image was changed, it is not what its marker says: {path}")]
+    NotAsMarked {
+        /// The image.
+        path: String,
+    },
+    /// The target is neither a file nor a block device.
+    #[error("neither a file nor a block device: {path}")]
+    NoFile {
+        /// The target.
+        path: String,
+    },
+    /// The target takes the bytes of the volume only.
+    #[error("only raw images can be written there, not qcow2: {path}")]
+    RawOnly {
+        /// The target.
+        path: String,
+    },
+    /// The image would replace what it is made from.
+    #[error("the image would replace what it is made from: {path}")]
+    IsSource {
+        /// The target.
         path: String,
     },
     /// The image would lie in a replica directory.
@@ -148,12 +174,13 @@ pub fn extent(image: &mut dyn Image) -> Result<Extent, ImageError> {
     Ok(sum)
 }
 
-/// Returns a hash of names, lengths and times of the files of an image, and of `how` they are read.
+/// Returns a hash of names, lengths and times of the files of an image, and of `how` they are read. The names are the
+/// last ones, since a directory can be spelled in several ways; its inode tells it from others.
 pub fn fingerprint(image: &dyn Image, how: &str) -> String {
     let mut hash = Sha256::new();
     for file in image.files() {
         let stamp = file.stamp();
-        hash.update(std::os::unix::ffi::OsStrExt::as_bytes(file.path().as_os_str()));
+        hash.update(file.path().file_name().unwrap_or_default().as_encoded_bytes());
         hash.update([0]);
         hash.update(stamp.length.to_le_bytes());
         hash.update(stamp.modified.to_le_bytes());
@@ -172,34 +199,36 @@ pub fn to_file(
     watch: &dyn Watch,
     ambiguous: &dyn Fn(&dyn Image) -> Option<u64>,
 ) -> Result<Done, MergeError> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let directory = SourceDirectory::open(&parent)?;
-    if Replica::is_at(&directory) {
-        return Err(MergeError::InReplica { path: printable_path(&parent) });
-    }
+    outside(path)?;
     let files = Files::of(path);
     let (part, state) = files.open(order)?;
-    if let Some(marker) = there(path, order, state.as_ref(), &files)? {
+    if let Some(marker) = there(path, order, state.as_ref(), &files, watch)? {
         local::remove(&files.part)?;
+        local::remove(&files.state)?;
+        if read_marker(path)?.as_ref() != Some(&marker) {
+            marker::write(&files.marker, &marker)?;
+        }
         return Ok(Done { marker, resumed_at: 0, was_there: true });
     }
-    let resumed_at = state.map_or(0, |state| state.done.min(image.size()));
+    // Of an image that was renamed, and is gone, the part is a new one.
+    let resumed_at = state.filter(|state| state.is_in(&part)).map_or(0, |state| state.done.min(image.size()));
     let sum = extent(image)?;
-    let held = part.metadata().map_or(0, |part| std::os::unix::fs::MetadataExt::blocks(&part) * 512);
-    let needed = sum.data.saturating_sub(held) + SPARE;
-    let free = free(&part, path)?;
-    if needed > free {
+    let made = room(sum.data, held(&part), &part, path).and_then(|()| match order.format {
+        // A size that the file system does not take is found out at once.
+        Format::Raw => {
+            part.set_len(image.size()).map_err(|cause| MergeError::Write { path: printable_path(path), cause })
+        }
+        Format::Qcow2 => Ok(()),
+    });
+    if let Err(error) = made {
         if resumed_at == 0 {
             local::remove(&files.part)?;
         }
-        return Err(MergeError::NoSpace { path: printable_path(path), needed, free });
+        return Err(error);
     }
     watch.expect(sum.data);
     let mut keep = |done: u64| {
-        let state = State { fingerprint: order.source.fingerprint.clone(), done, marker: None };
+        let state = State { format: order.format, fingerprint: order.source.fingerprint.clone(), done, marker: None };
         marker::write(&files.state, &state).map_err(io::Error::other)
     };
     let mut before = match resumed_at {
@@ -230,13 +259,85 @@ pub fn to_file(
         source: order.source.clone(),
     };
     let fingerprint = order.source.fingerprint.clone();
-    marker::write(&files.state, &State { fingerprint, done: size, marker: Some(marker.clone()) })?;
+    let state = State { format: order.format, fingerprint, done: size, marker: Some(marker.clone()) };
+    marker::write(&files.state, &state)?;
     // The marker of an image that is replaced would otherwise stand beside the new one for a moment.
     local::remove(&files.marker)?;
     rename(&files.part, path, order.replace)?;
     marker::write(&files.marker, &marker)?;
     local::remove(&files.state)?;
     Ok(Done { marker, resumed_at, was_there: false })
+}
+
+/// Finds out what [`to_file`] would halt at, and makes nothing.
+pub fn check_file(image: &mut dyn Image, path: &Path, order: &Order, watch: &dyn Watch) -> Result<(), MergeError> {
+    outside(path)?;
+    let files = Files::of(path);
+    let part = local::open_if_present(&files.part)?;
+    if let Some(part) = &part {
+        lock(part, path)?;
+    }
+    let state = files.state(order)?;
+    if there(path, order, state.as_ref(), &files, watch)?.is_some() {
+        return Ok(());
+    }
+    let taken_up = part.as_ref().filter(|part| state.is_some_and(|state| state.is_in(part)));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = SourceDirectory::open(parent)?;
+    rustix::fs::access(parent, Access::WRITE_OK)
+        .map_err(|errno| FsError::new("write into", printable_path(parent), errno))?;
+    room(extent(image)?.data, taken_up.map_or(0, held), &directory, path)
+}
+
+/// Finds out what [`to_device`] would halt at, and writes nothing.
+pub fn check_device(image: &mut dyn Image, path: &Path) -> Result<(), MergeError> {
+    open_device(image, path).map(|_| ())
+}
+
+/// Halts where the target is what the image is read from, or no file at all. Returns whether it is a block device.
+pub fn check_target(image: &dyn Image, path: &Path) -> Result<bool, MergeError> {
+    let Ok(target) = rustix::fs::stat(path) else { return Ok(false) };
+    let device = match FileType::from_raw_mode(target.st_mode) {
+        FileType::RegularFile => false,
+        FileType::BlockDevice => true,
+        _ => return Err(MergeError::NoFile { path: printable_path(path) }),
+    };
+    for file in image.files() {
+        let source =
+            rustix::fs::fstat(file).map_err(|errno| FsError::new("look at", printable_path(file.path()), errno))?;
+        let same = match device {
+            true => file.is_device() && source.st_rdev == target.st_rdev,
+            false => (source.st_dev, source.st_ino) == (target.st_dev, target.st_ino),
+        };
+        if same {
+            return Err(MergeError::IsSource { path: printable_path(path) });
+        }
+    }
+    Ok(device)
+}
+
+/// Halts where a path lies in a replica directory.
+fn outside(path: &Path) -> Result<(), MergeError> {
+    match Replica::around(path) {
+        Some(replica) => Err(MergeError::InReplica { path: printable_path(&replica) }),
+        None => Ok(()),
+    }
+}
+
+fn held(part: &File) -> u64 {
+    part.metadata().map_or(0, |part| std::os::unix::fs::MetadataExt::blocks(&part) * 512)
+}
+
+/// Halts where there is no room for the data on the file system of `place`.
+fn room(data: u64, held: u64, place: impl AsFd, path: &Path) -> Result<(), MergeError> {
+    let needed = data.saturating_sub(held).saturating_add(SPARE);
+    let statistics = rustix::fs::fstatvfs(place)
+        .map_err(|errno| FsError::new("ask the free space of", printable_path(path), errno))?;
+    let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+    if needed > free {
+        return Err(MergeError::NoSpace { path: printable_path(path), needed, free });
+    }
+    Ok(())
 }
 
 /// Writes an image to a block device that nothing else uses.
@@ -246,6 +347,13 @@ pub fn to_device(
     whole_hash: bool,
     watch: &dyn Watch,
 ) -> Result<Hashes, MergeError> {
+    let handle = open_device(image, path)?;
+    watch.expect(extent(image)?.data);
+    let mut sink = DeviceSink { file: handle.into(), position: 0 };
+    drain(image, None, &mut sink, whole_hash, watch, path)
+}
+
+fn open_device(image: &mut dyn Image, path: &Path) -> Result<OwnedFd, MergeError> {
     // Without O_CREAT, O_EXCL asks for a device that is neither mounted nor part of another.
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::EXCL;
     let handle = rustix::fs::open(path, flags, Mode::empty())
@@ -255,9 +363,7 @@ pub fn to_device(
     if has < image.size() {
         return Err(MergeError::DeviceTooSmall { path: printable_path(path), has, needs: image.size() });
     }
-    watch.expect(extent(image)?.data);
-    let mut sink = DeviceSink { file: handle.into(), position: 0 };
-    drain(image, None, &mut sink, whole_hash, watch, path)
+    Ok(handle)
 }
 
 /// Writes an image to a stream, every zero of it.
@@ -338,13 +444,7 @@ impl Files {
         let part = loop {
             let part = rustix::fs::open(&self.part, flags, Mode::from_raw_mode(0o600))
                 .map_err(|errno| failed("make", errno))?;
-            match rustix::fs::flock(&part, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(MergeError::Busy { path: printable_path(&self.image) });
-                }
-                Err(errno) => return Err(failed("lock", errno).into()),
-            }
+            lock(&part, &self.image)?;
             // Another process may have renamed it between the two calls; then the lock is on its image.
             let ours = rustix::fs::fstat(&part).map_err(|errno| failed("look at", errno))?;
             match rustix::fs::lstat(&self.part) {
@@ -353,44 +453,64 @@ impl Files {
             }
         };
         let part = File::from(part);
-        let state = local::read_if_present(&self.state)?
-            .and_then(|content| serde_json::from_slice::<State>(&content).ok())
-            .filter(|state| state.fingerprint == order.source.fingerprint && order.format == Format::Raw)
-            .filter(|state| state.marker.is_some() || state.done % BLOCK == 0);
         // The state of an image that was renamed has nothing in a part that is new and empty.
-        let length = part.metadata().map_or(0, |part| part.len());
-        let state = state.filter(|state| length > 0 || state.marker.is_some());
-        if state.is_none() {
+        let state = self.state(order)?.filter(|state| state.is_in(&part) || state.marker.is_some());
+        if state.as_ref().is_none_or(|state| !state.is_in(&part)) {
             part.set_len(0).map_err(|cause| MergeError::Write { path: printable_path(&self.part), cause })?;
+        }
+        if state.is_none() {
             local::remove(&self.state)?;
         }
         Ok((part, state))
     }
+
+    /// Reads the state, when it is of the same source and of a raw image, the only one that is taken up.
+    fn state(&self, order: &Order) -> Result<Option<State>, MergeError> {
+        let state = local::read_if_present(&self.state)?;
+        let state = state.and_then(|content| serde_json::from_slice::<State>(&content).ok());
+        Ok(state
+            .filter(|state| state.fingerprint == order.source.fingerprint && state.format == order.format)
+            .filter(|state| state.marker.is_some() || (state.done % BLOCK == 0 && state.format == Format::Raw)))
+    }
+}
+
+fn lock(part: impl AsFd, image: &Path) -> Result<(), MergeError> {
+    match rustix::fs::flock(part, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(MergeError::Busy { path: printable_path(image) }),
+        Err(errno) => Err(FsError::new("lock", printable_path(image), errno).into()),
+    }
 }
 
 /// Tells whether the image is there and whole: its marker says so, or the state of a merge that was ended between the
-/// renaming and the marker. Fails when something else is there.
-fn there(path: &Path, order: &Order, state: Option<&State>, files: &Files) -> Result<Option<Marker>, MergeError> {
+/// renaming and the marker, and its bytes have the hash. Fails when something else is there.
+fn there(
+    path: &Path,
+    order: &Order,
+    state: Option<&State>,
+    files: &Files,
+    watch: &dyn Watch,
+) -> Result<Option<Marker>, MergeError> {
     if !local::exists(path) {
         return Ok(None);
     }
-    let image = SourceFile::open(path)?;
     let fits = |marker: &Marker| {
         marker.source.fingerprint == order.source.fingerprint
             && marker.format == order.format
-            && (order.format != Format::Raw || marker.size == image.size())
             && (marker.sha256.is_some() || !order.whole_hash)
     };
-    if let Some(marker) = read_marker(path)?.filter(fits) {
-        return Ok(Some(marker));
-    }
-    let named = state.and_then(|state| state.marker.clone()).filter(fits);
     // The part that was renamed is the image: a new part is empty.
-    let renamed = SourceFile::open(&files.part).is_ok_and(|part| part.size() == 0);
-    if let Some(marker) = named.filter(|_| renamed) {
-        marker::write(&files.marker, &marker)?;
-        local::remove(&files.state)?;
-        return Ok(Some(marker));
+    let renamed = || SourceFile::open(&files.part).map_or(true, |part| part.size() == 0);
+    let marker = match read_marker(path)?.filter(fits) {
+        Some(marker) => Some(marker),
+        None => state.and_then(|state| state.marker.clone()).filter(fits).filter(|_| renamed()),
+    };
+    let mut error = MergeError::Exists { path: printable_path(path) };
+    if let Some(marker) = marker {
+        if is_as_marked(path, &marker, watch)? {
+            return Ok(Some(marker));
+        }
+        error = MergeError::NotAsMarked { path: printable_path(path) };
     }
     if order.replace {
         return Ok(None);
@@ -398,13 +518,24 @@ fn there(path: &Path, order: &Order, state: Option<&State>, files: &Files) -> Re
     if SourceFile::open(&files.part).is_ok_and(|part| part.size() == 0) {
         local::remove(&files.part)?;
     }
-    Err(MergeError::Exists { path: printable_path(path) })
+    Err(error)
 }
 
-fn free(part: &File, path: &Path) -> Result<u64, MergeError> {
-    let statistics = rustix::fs::fstatvfs(part)
-        .map_err(|errno| FsError::new("ask the free space of", printable_path(path), errno))?;
-    Ok(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+/// Reads an image and compares it with its marker.
+fn is_as_marked(path: &Path, marker: &Marker, watch: &dyn Watch) -> Result<bool, MergeError> {
+    let file = SourceFile::open(path)?;
+    let image: Result<Box<dyn Image>, ImageError> = match marker.format {
+        Format::Raw => PlainImage::new(file).map(|image| Box::new(image) as Box<dyn Image>),
+        Format::Qcow2 => Qcow2Image::new(file, 0).map(|image| Box::new(image) as Box<dyn Image>),
+    };
+    match image {
+        Ok(mut image) if image.size() == marker.size => {
+            Ok(hash(&mut *image, false, watch)?.blocks_blake3 == marker.blocks_blake3)
+        }
+        // What is no image any more is not what the marker says either.
+        Ok(_) | Err(ImageError::Qcow2(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn rename(part: &Path, image: &Path, replace: bool) -> Result<(), MergeError> {

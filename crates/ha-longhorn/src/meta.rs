@@ -25,7 +25,8 @@ pub enum MetaError {
     Number,
 }
 
-/// Is `volume.meta`. Absent fields have the zero value, as the engine reads them.
+/// Is `volume.meta`. Absent fields have the zero value, as the engine reads them; [`VolumeMeta::why_unusable`] tells
+/// where that leaves nothing to go by.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[derive(Default)]
@@ -48,28 +49,58 @@ pub struct VolumeMeta {
     /// 512.
     pub sector_size: u64,
     /// The backing image, as it was called on the node.
-    #[serde(deserialize_with = "text", alias = "BackingFileName")]
+    #[serde(deserialize_with = "text")]
     pub backing_file_path: String,
+    /// The same under its older name; both may be there.
+    #[serde(deserialize_with = "text", skip_serializing_if = "String::is_empty")]
+    pub backing_file_name: String,
     /// Whether the content is a LUKS container.
     pub encrypted: bool,
 }
 
+/// The greatest size that a file can have, and so a volume.
+const MOST_SIZE: u64 = i64::MAX as u64;
+
+impl VolumeMeta {
+    /// Returns the backing image as it was called on the node; empty for none.
+    pub fn backing(&self) -> &str {
+        if self.backing_file_path.is_empty() { &self.backing_file_name } else { &self.backing_file_path }
+    }
+
+    /// Tells whether the size is one that a volume can have.
+    pub fn has_size(&self) -> bool {
+        (1..=MOST_SIZE).contains(&self.size)
+    }
+
+    /// Returns what is missing to go by it.
+    pub fn why_unusable(&self) -> Option<&'static str> {
+        match (self.has_size(), self.head.is_empty()) {
+            (false, _) if self.size == 0 => Some("it names no size"),
+            (false, _) => Some("it names a size that no volume can have"),
+            (true, true) => Some("it names no head"),
+            (true, false) => None,
+        }
+    }
+}
+
 /// Is the `.img.meta` of a layer. Its `Name` is left out: in a snapshot it is the name of the old head.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase")]
 pub struct LayerMeta {
-    /// The file of the layer below; empty for the lowest.
-    #[serde(deserialize_with = "text")]
+    /// The file of the layer below; empty for the lowest. It must be there: what lies below a layer that does not say
+    /// would be lost without a word.
     pub parent: String,
     /// Whether it was deleted by a user; its data count until a purge.
+    #[serde(default)]
     pub removed: bool,
     /// Whether a user made it, or the system.
+    #[serde(default)]
     pub user_created: bool,
     /// When, RFC 3339.
-    #[serde(deserialize_with = "text")]
+    #[serde(default, deserialize_with = "text")]
     pub created: String,
     /// Labels; `null` for none.
-    #[serde(deserialize_with = "labels")]
+    #[serde(default, deserialize_with = "labels")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -128,7 +159,11 @@ mod tests {
     #[test]
     fn old_and_short_forms() {
         let old: VolumeMeta = parse(br#"{"Size":1,"Head":"h","BackingFileName":"b"}"#).unwrap();
-        assert_eq!((old.size, old.backing_file_path.as_str(), old.encrypted), (1, "b", false));
+        assert_eq!((old.size, old.backing(), old.encrypted), (1, "b", false));
+        let both: VolumeMeta = parse(br#"{"Size":1,"Head":"h","BackingFileName":"b","BackingFilePath":""}"#).unwrap();
+        assert_eq!(both.backing(), "b");
+        let both: VolumeMeta = parse(br#"{"Size":1,"Head":"h","BackingFileName":"","BackingFilePath":"p"}"#).unwrap();
+        assert_eq!(both.backing(), "p");
         let restored: LayerMeta = parse(br#"{"Parent":""}"#).unwrap();
         assert_eq!(restored, LayerMeta::default());
         let labels: LayerMeta = parse(br#"{"Parent":"p","Labels":null,"Created":"2026-11-20T23:10:55Z"}"#).unwrap();
@@ -141,6 +176,17 @@ mod tests {
         assert!(matches!(parse::<VolumeMeta>(b" \n"), Err(MetaError::Empty)));
         assert!(matches!(parse::<VolumeMeta>(&[0; 186]), Err(MetaError::Zeros)));
         assert!(matches!(parse::<VolumeMeta>(br#"{"Size":-1}"#), Err(MetaError::Json(_))));
+        assert!(matches!(parse::<LayerMeta>(b"{}"), Err(MetaError::Json(_))));
+        for (content, why) in [
+            (&br#"{}"#[..], Some("it names no size")),
+            (br#"{"Size":0,"Head":"h"}"#, Some("it names no size")),
+            (br#"{"Size":18446744073709551615,"Head":"h"}"#, Some("it names a size that no volume can have")),
+            (br#"{"Size":9223372036854775808,"Head":"h"}"#, Some("it names a size that no volume can have")),
+            (br#"{"Size":1}"#, Some("it names no head")),
+            (br#"{"Size":9223372036854775807,"Head":"h"}"#, None),
+        ] {
+            assert_eq!(parse::<VolumeMeta>(content).unwrap().why_unusable(), why);
+        }
         let mut counter = [0; 4096];
         counter[..4].copy_from_slice(b"1065");
         assert_eq!(revision(&counter).unwrap(), 1065);

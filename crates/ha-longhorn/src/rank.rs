@@ -12,7 +12,7 @@ pub struct Candidate {
     pub layers: Option<usize>,
     /// What makes the chain incomplete: a broken one, a layer that is too long, an error of the engine.
     pub faults: Vec<String>,
-    /// Layers outside the chain whose own chain is broken: the rest of a rebuild.
+    /// Snapshots outside the chain: in a replica that was being rebuilt what was not joined to it yet.
     pub stray_layers: usize,
     /// Whether it was being rebuilt.
     pub rebuilding: bool,
@@ -91,7 +91,7 @@ pub fn rank(candidates: &[Candidate], before: Option<Timestamp>) -> Vec<Place> {
 
 fn standing(candidate: &Candidate, longest: usize) -> Standing {
     let short = candidate.layers.is_none_or(|layers| layers < longest) || candidate.stray_layers > 0;
-    if candidate.layers == Some(1) && candidate.head_allocated == 0 {
+    if candidate.layers == Some(1) && candidate.allocated == 0 && candidate.faults.is_empty() {
         Standing::Empty
     } else if !candidate.faults.is_empty() || candidate.layers.is_none() || (candidate.rebuilding && short) {
         Standing::Salvage
@@ -152,7 +152,7 @@ fn reasons(
                     format!("it was being rebuilt, and its chain is shorter than the {longest} layers of another")
                 }
                 (strays, _) => {
-                    format!("it was being rebuilt: {strays} layers beside the chain lack what is below them")
+                    format!("it was being rebuilt: {strays} snapshots are beside the chain, not in it")
                 }
             },
         );
@@ -243,7 +243,8 @@ mod tests {
     fn a_short_replica_under_rebuild_is_salvage_and_an_empty_one_is_last() {
         let short = Candidate { layers: Some(2), rebuilding: true, written: at(99), ..good() };
         let stray = Candidate { stray_layers: 1, rebuilding: true, ..good() };
-        let empty = Candidate { layers: Some(1), head_allocated: 0, dirty: false, written: at(99), ..good() };
+        let empty =
+            Candidate { layers: Some(1), head_allocated: 0, allocated: 0, dirty: false, written: at(99), ..good() };
         let places = rank(&[empty, short, stray, good()], None);
         let standings: Vec<_> = places.iter().map(|place| place.standing).collect();
         assert_eq!(standings, [Standing::Empty, Standing::Salvage, Standing::Salvage, Standing::Candidate]);
@@ -260,6 +261,14 @@ mod tests {
         assert!(rank(&[after, good()], None).iter().all(|place| place.close));
         let apart = [Candidate { revision: Some(1), ..good() }, Candidate { revision: Some(2), ..good() }];
         assert!(rank(&apart, None).iter().all(|place| !place.close));
+    }
+
+    #[test]
+    fn an_empty_head_beside_snapshots_was_written_to() {
+        let cut_off = Candidate { layers: Some(1), head_allocated: 0, allocated: 117 << 20, ..good() };
+        assert_ne!(rank(std::slice::from_ref(&cut_off), None)[0].standing, Standing::Empty);
+        let rebuilt = Candidate { rebuilding: true, stray_layers: 1, ..cut_off };
+        assert_eq!(rank(&[rebuilt], None)[0].standing, Standing::Salvage);
     }
 
     #[test]

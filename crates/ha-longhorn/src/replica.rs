@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ha_sync_fs::FsError;
+use ha_sync_fs::{FsError, local};
 
 use crate::chain::{self, ChainError, Link};
 use crate::finding::Finding;
@@ -62,7 +62,12 @@ impl Replica {
         }
         let Found { mut findings, mut layers, volume_meta, revision } = found;
         let (meta, meta_modified) = match volume_meta {
-            Some((Ok(meta), stamp)) => (Some(meta), Some(stamp.modified)),
+            Some((Ok(meta), stamp)) => {
+                if let Some(why) = meta.why_unusable() {
+                    findings.push(Finding::VolumeMetaUnusable { why: why.to_owned() });
+                }
+                (Some(meta).filter(|meta| *meta != VolumeMeta::default()), Some(stamp.modified))
+            }
             Some((Err(error), stamp)) => {
                 findings.push(Finding::VolumeMetaUnusable { why: why(&error) });
                 (None, Some(stamp.modified))
@@ -98,7 +103,7 @@ impl Replica {
         let links = links(&layers);
         let chain = top.and_then(|top| chain::resolve(&links, &top));
         let size = match &meta {
-            Some(meta) if meta.size > 0 => meta.size,
+            Some(meta) if meta.has_size() => meta.size,
             _ => {
                 let top = chain.as_ref().ok().and_then(|chain| layers.get(&chain[0])).and_then(|layer| layer.image);
                 top.map_or(0, |image| image.length)
@@ -111,12 +116,36 @@ impl Replica {
 
     /// Tells whether a directory looks like a replica, by its names alone.
     pub fn is_at(directory: &SourceDirectory) -> bool {
+        let is_layer = |name: &[u8]| name.starts_with(HEAD.as_bytes()) || name.starts_with(SNAPSHOT.as_bytes());
         directory.names().is_ok_and(|names| {
             names.iter().any(|name| {
                 let name = name.as_bytes();
                 name == VOLUME_META.as_bytes()
-                    || (name.starts_with(b"volume-") && (name.ends_with(b".img") || name.ends_with(b".img.meta")))
+                    || (is_layer(name) && (name.ends_with(b".img") || name.ends_with(b".img.meta")))
             })
+        })
+    }
+
+    /// Returns the replica directory in which a path lies, or would lie, however it is spelled; nothing is ever written
+    /// there.
+    pub fn around(path: &Path) -> Option<PathBuf> {
+        // Of a path that is not there yet, the directories that are there decide.
+        let nearest = path.ancestors().find_map(|path| {
+            let path = local::canonical(if path.as_os_str().is_empty() { Path::new(".") } else { path });
+            local::is_directory(&path).then_some(path)
+        })?;
+        let is_replica = |path: &&Path| SourceDirectory::open(path).is_ok_and(|directory| Self::is_at(&directory));
+        nearest.ancestors().find(is_replica).map(Path::to_owned)
+    }
+
+    /// Returns the files of the snapshots outside the live chain. In a replica that was being rebuilt they are what
+    /// was not joined to it yet.
+    pub fn strays(findings: &[Finding]) -> impl Iterator<Item = &str> {
+        findings.iter().filter_map(|finding| match finding {
+            Finding::OffChain { layer } | Finding::OffChainBroken { layer, .. } if layer.starts_with(SNAPSHOT) => {
+                Some(layer.as_str())
+            }
+            _ => None,
         })
     }
 
@@ -148,7 +177,7 @@ impl Replica {
 
     /// Returns the path of the backing image as it was called on the node.
     pub fn backing_path(&self) -> Option<&str> {
-        self.meta.as_ref().map(|meta| meta.backing_file_path.as_str()).filter(|path| !path.is_empty())
+        self.meta.as_ref().map(VolumeMeta::backing).filter(|path| !path.is_empty())
     }
 
     /// Returns the allocated bytes of all layers.
@@ -254,6 +283,10 @@ fn judge(
             {
                 findings.push(Finding::ParentCacheStale { cached: meta.parent.clone(), parent: parent.to_owned() });
             }
+            let head = layers.get(&chain[0]).and_then(|layer| layer.image).map_or(0, |image| image.length);
+            if meta.as_ref().is_some_and(VolumeMeta::has_size) && head < size {
+                findings.push(Finding::HeadShort { layer: chain[0].clone(), length: head, size });
+            }
             for name in chain {
                 let length = layers.get(name).and_then(|layer| layer.image).map_or(0, |image| image.length);
                 if length > size {
@@ -281,7 +314,7 @@ fn judge(
     if meta.encrypted {
         findings.push(Finding::Encrypted);
     }
-    if !meta.backing_file_path.is_empty() {
-        findings.push(Finding::BackingNeeded { path: meta.backing_file_path.clone() });
+    if !meta.backing().is_empty() {
+        findings.push(Finding::BackingNeeded { path: meta.backing().to_owned() });
     }
 }

@@ -8,6 +8,7 @@ use ha_sync_fs::error::printable_path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::checksum::Verify;
 use crate::finding::{Finding, Severity};
 use crate::inside::{self, Inside};
 use crate::inspect;
@@ -99,12 +100,15 @@ pub fn find(path: &Path) -> Result<(Disk, Vec<PathBuf>), FsError> {
     }
     for parent in &parents {
         let parent = SourceDirectory::open(parent)?;
+        let of_replicas = ha_sync_fs::local::canonical(parent.path()).file_name() == Some(REPLICAS.as_ref());
         for name in parent.names()? {
             if !parent.stamp(&name)?.is_some_and(|stamp| is_directory(stamp.mode)) {
                 continue;
             }
             let path = parent.path().join(&name);
-            if SourceDirectory::open(&path).is_ok_and(|directory| Replica::is_at(&directory)) {
+            // One with nothing in it is named all the same: somebody looks for it.
+            let named = || of_replicas && name.to_str().is_some_and(|name| replica::volume_name(name) != name);
+            if SourceDirectory::open(&path).is_ok_and(|directory| Replica::is_at(&directory)) || named() {
                 found.push(path);
             }
         }
@@ -166,7 +170,11 @@ pub fn look(path: &Path) -> Row {
             return row;
         }
     };
-    let (inside, findings) = match inspect::report(&replica, None, false, &Unwatched) {
+    if replica.layers.is_empty() && replica.meta.is_none() {
+        row.candidate.faults.push("nothing in it".to_owned());
+        return row;
+    }
+    let (inside, findings) = match inspect::report(&replica, None, Verify::Nothing, &Unwatched) {
         Ok(report) => (report.inside, report.findings),
         Err(error) => {
             let mut findings = replica.findings.clone();
@@ -180,7 +188,7 @@ pub fn look(path: &Path) -> Row {
     row.candidate = Candidate {
         layers: replica.chain.as_ref().ok().map(Vec::len),
         faults: faults.collect(),
-        stray_layers: findings.iter().filter(|finding| matches!(finding, Finding::OffChainBroken { .. })).count(),
+        stray_layers: Replica::strays(&findings).count(),
         rebuilding: replica.meta.as_ref().is_some_and(|meta| meta.rebuilding),
         dirty: replica.meta.as_ref().is_none_or(|meta| meta.dirty),
         revision: replica.revision,

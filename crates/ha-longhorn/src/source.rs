@@ -196,6 +196,12 @@ impl SourceDirectory {
     }
 }
 
+impl AsFd for SourceDirectory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
 /// Opens read-only. `O_NOATIME` is for owners and root; others read as everybody does.
 fn open(directory: impl AsFd, name: &OsStr, more: OFlags) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | more;

@@ -219,3 +219,80 @@ fn damage_is_named_and_never_restored() {
     place.run(&["backupstore", "ls", "../x", "--target", "backupstore-lz4"]).assert_code(2);
     place.run(&["backupstore", "ls", "--target", "nowhere"]).assert_code(1);
 }
+
+#[test]
+fn one_volume_that_cannot_be_read_does_not_hide_the_others() {
+    let place = need!(Place::of("f6-backupstores.tar.zst"));
+    let store = "backupstore-lz4";
+    std::fs::write(place.path(store).join("backupstore/volumes/stray"), "").unwrap();
+    std::fs::write(place.path(store).join("backupstore/volumes/70/stray"), "").unwrap();
+    let answer = place.json(&["backupstore", "ls", "--target", store], 0);
+    assert_eq!(answer["volumes"].as_array().unwrap().len(), 1);
+    place.run(&["backupstore", "restore", VOLUME, "--target", store, "-o", "x.img"]).assert_success();
+    place.run(&["backupstore", "write", "x.img", "--target", store, "--volume", "another"]).assert_success();
+    std::fs::write(place.path(store).join(FOLDER).join("volume.cfg"), "{").unwrap();
+    let answer = place.json(&["backupstore", "ls", "--target", store], 3);
+    assert_eq!(answer["volumes"].as_array().unwrap().len(), 2);
+    let broken = answer["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == VOLUME).unwrap();
+    assert_eq!((&broken["size"], broken["backups"].as_array().unwrap().len()), (&Value::Null, 2));
+}
+
+#[test]
+fn a_backup_that_does_not_fit_its_volume_is_not_cut_off() {
+    let place = need!(Place::of("f6-backupstores.tar.zst"));
+    let config = place.path("backupstore-lz4").join(FOLDER).join("volume.cfg");
+    let good = std::fs::read_to_string(&config).unwrap();
+    let words = ["backupstore", "restore", VOLUME, "backup-full", "--target", "backupstore-lz4", "-o", "x.img"];
+    for size in ["\"Other\":\"1\"", "\"Size\":\"0\"", "\"Size\":\"2097152\"", "\"Size\":\"18446744073709551615\""] {
+        std::fs::write(&config, good.replace("\"Size\":\"67108864\"", size)).unwrap();
+        let outcome = place.run(&words);
+        outcome.assert_code(5);
+        assert!(outcome.stderr.contains("does not fit the size"), "{size}: {}", outcome.stderr);
+        assert!(!place.path("x.img").exists() && !place.path("x.img.ha-volume.part").exists());
+    }
+    std::fs::write(&config, &good).unwrap();
+    let backup = place.path("backupstore-lz4").join(FOLDER).join("backups/backup_backup-full.cfg");
+    let text = std::fs::read_to_string(&backup).unwrap();
+    for offset in ["67108864", "18446744073707454464"] {
+        std::fs::write(&backup, text.replacen("{\"Offset\":0,", &format!("{{\"Offset\":{offset},"), 1)).unwrap();
+        place.run(&words).assert_code(5);
+    }
+    std::fs::write(&backup, text).unwrap();
+    place.run(&words).assert_success();
+    place
+        .run(&["backupstore", "restore", VOLUME, "--target", "backupstore-lz4", "-o", "-", "--output-format", "qcow2"])
+        .assert_code(2);
+}
+
+#[test]
+fn a_backup_that_is_made_holds_a_lock() {
+    let place = need!(Place::of("f6-backupstores.tar.zst"));
+    need!(ha_testkit::loopmount::need_tool("strace"));
+    let store = "backupstore-lz4";
+    place.run(&["backupstore", "restore", VOLUME, "--target", store, "-o", "x.img"]).assert_success();
+    let locks = place.path(store).join(FOLDER).join("locks");
+    let left = || std::fs::read_dir(&locks).map_or(0, Iterator::count);
+    let config = place.path(store).join(FOLDER).join("volume.cfg");
+    let v2 = std::fs::read_to_string(&config).unwrap().replace("\\\"v1\\\"", "\\\"v2\\\"");
+    assert!(v2.contains("v2"), "{v2}");
+    std::fs::write(&config, &v2).unwrap();
+    let words = ["backupstore", "write", "x.img", "--target", store, "--volume", VOLUME, "--name", "one"];
+    place.run(&words).assert_success();
+    assert_eq!(left(), 0);
+    // What Longhorn says of the engine stays.
+    let now: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    assert_eq!(now["DataEngine"], "\"v2\"");
+    // One that refuses gives it back too.
+    place.run(&words).assert_code(5);
+    assert_eq!(left(), 0);
+    // Killed as it puts the backup there, the first name after that of the lock.
+    let words = ["backupstore", "write", "x.img", "--target", store, "--volume", VOLUME, "--name", "two"];
+    place.command(&words).strace(ha_testkit::command::Inject::on("rename").signal("KILL").when("2")).run();
+    assert_eq!(left(), 1);
+    let lock = std::fs::read_dir(&locks).unwrap().next().unwrap().unwrap();
+    let name = lock.file_name().into_string().unwrap();
+    let content: Value = serde_json::from_slice(&std::fs::read(lock.path()).unwrap()).unwrap();
+    assert_eq!(content["Name"], *name.strip_suffix(".lck").unwrap());
+    assert_eq!((&content["Type"], &content["Acquired"]), (&1.into(), &true.into()));
+    place.run(&words).assert_code(4);
+}

@@ -102,13 +102,52 @@ fn copies_by_other_tools_are_recognised() {
             _ => {
                 assert_eq!(found, ["sparsified"], "{name}");
                 assert_eq!(answer["diagnosis"]["zero_blocks"], 0, "{name}");
-                place.run(&["merge", name, "-o", &image]).assert_success();
-                // What it holds now is what the wrong script gives; nothing in the copy tells any more.
+                // What it holds now is what the wrong script gives; nothing in the copy tells where.
+                let other = format!("{name}-backups");
+                std::fs::create_dir(place.path(&other)).unwrap();
+                for words in [
+                    &["merge", name, "-o", &image][..],
+                    &["merge", name, "-o", &image, "--zeros-are-holes"],
+                    &["ls", name],
+                    &["cat", name, "/note.txt"],
+                    &["extract", name, "/", "out"],
+                    &["compare", name, "pvc-a1-r1"],
+                    &["fsck", "--replay", name, "-o", &image],
+                    &["backupstore", "write", name, "--target", &other, "--volume", "v"],
+                ] {
+                    let outcome = place.run(words);
+                    outcome.assert_code(5);
+                    assert!(outcome.stderr.contains("--despite-damage"), "{}", outcome.stderr);
+                }
+                assert!(!place.path(&image).exists() && !place.path("out").exists());
+                assert!(std::fs::read_dir(place.path(&other)).unwrap().next().is_none());
+                let answer = place.json(&["merge", name, "-o", &image, "--despite-damage"], 3);
+                assert_eq!(answer["despite_damage"], true);
                 assert_eq!(Value::from(sha256(&place.path(&image))), wrong, "{name}");
             }
         }
         std::fs::remove_dir_all(place.path(name)).unwrap();
     }
+}
+
+#[test]
+fn a_copy_leaves_what_is_there_alone() {
+    let place = need!(Place::of("c3-rebuilding.tar.zst"));
+    std::fs::write(place.path("copied.extents.json"), "precious").unwrap();
+    place.run(&["copy", "pvc-c3-r1", "copied"]).assert_code(5);
+    assert_eq!(std::fs::read(place.path("copied.extents.json")).unwrap(), b"precious");
+    assert!(!place.path("copied").exists() && !place.path("copied.ha-volume.part").exists());
+    // Two copies to one place do not mix.
+    let part = place.path("other.ha-volume.part");
+    std::fs::create_dir(&part).unwrap();
+    std::fs::write(part.join("file"), "").unwrap();
+    let lock = std::fs::File::open(&part).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    place.run(&["copy", "pvc-c3-r1", "other"]).assert_code(4);
+    assert!(part.join("file").exists());
+    drop(lock);
+    place.run(&["copy", "pvc-c3-r1", "other"]).assert_success();
+    assert!(!part.exists());
 }
 
 #[test]

@@ -85,9 +85,69 @@ const TABLE: &[Damage] = &[
         &["chain-broken"],
         1,
     ),
-    ("an empty volume.meta", |path| write(path, "volume.meta", ""), 0, &["volume-meta-unusable"], 0),
-    ("a volume.meta of NUL", |path| write(path, "volume.meta", [0; 186]), 0, &["volume-meta-unusable"], 0),
-    ("no volume.meta", |path| std::fs::remove_file(path.join("volume.meta")).unwrap(), 0, &["volume-meta-unusable"], 0),
+    ("an empty volume.meta", |path| write(path, "volume.meta", ""), 0, &["backing-unknown", "volume-meta-unusable"], 0),
+    (
+        "a volume.meta of NUL",
+        |path| write(path, "volume.meta", [0; 186]),
+        0,
+        &["backing-unknown", "volume-meta-unusable"],
+        0,
+    ),
+    (
+        "no volume.meta",
+        |path| std::fs::remove_file(path.join("volume.meta")).unwrap(),
+        0,
+        &["backing-unknown", "volume-meta-unusable"],
+        0,
+    ),
+    (
+        "a volume.meta of nothing",
+        |path| write(path, "volume.meta", "{}"),
+        0,
+        &["backing-unknown", "volume-meta-unusable"],
+        0,
+    ),
+    (
+        "a volume.meta without a size",
+        |path| write(path, "volume.meta", r#"{"Size":0,"Head":"volume-head-003.img"}"#),
+        0,
+        &["parent-cache-stale", "volume-meta-unusable"],
+        0,
+    ),
+    (
+        "a size that no volume can have",
+        |path| write(path, "volume.meta", r#"{"Size":18446744073709551615,"Head":"volume-head-003.img"}"#),
+        0,
+        &["parent-cache-stale", "volume-meta-unusable"],
+        0,
+    ),
+    (
+        "a head that is too short",
+        |path| {
+            let file = std::fs::File::options().write(true).open(path.join("volume-head-003.img")).unwrap();
+            file.set_len(100 << 20).unwrap();
+        },
+        0,
+        &["head-short"],
+        0,
+    ),
+    (
+        "a meta without a parent",
+        |path| write(path, "volume-snap-snap-two.img.meta", "{}"),
+        3,
+        &["chain-broken", "layer-meta-unusable"],
+        1,
+    ),
+    (
+        "two names for the backing image, both empty",
+        |path| {
+            let meta = std::fs::read_to_string(path.join("volume.meta")).unwrap();
+            write(path, "volume.meta", meta.replace("\"Error\"", "\"BackingFileName\":\"\",\"Error\""));
+        },
+        0,
+        &[],
+        0,
+    ),
     (
         "two heads, and volume.meta tells",
         |path| {
@@ -105,7 +165,7 @@ const TABLE: &[Damage] = &[
             write(path, "volume.meta", "");
         },
         3,
-        &["chain-broken", "many-heads", "volume-meta-unusable"],
+        &["backing-unknown", "chain-broken", "many-heads", "volume-meta-unusable"],
         1,
     ),
     (
@@ -175,7 +235,7 @@ const TABLE: &[Damage] = &[
         |path| checksum_of(path, "volume-snap-snap-two.img", Some("0123456789abcdef")),
         3,
         &["checksum-wrong"],
-        0,
+        5,
     ),
     (
         "a stale checksum",
@@ -254,4 +314,128 @@ fn the_sum_of_holes_is_that_of_zeros() {
     crc.update(&std::fs::read(&path).unwrap());
     let image = SourceFile::open(&path).unwrap();
     assert_eq!(checksum::crc64(&image, &Unwatched).unwrap(), Some(crc.finish()));
+}
+
+#[test]
+fn a_halt_is_an_answer_for_programs_too() {
+    let place = need!(Place::of("c3-rebuilding.tar.zst"));
+    let answer = place.json(&["merge", "pvc-c3-r2", "-o", "x.img"], 5);
+    assert_eq!(answer["error"], "the replica is damaged: pvc-c3-r2");
+    assert_eq!(answer["exit_code"], 5);
+    assert!(answer["causes"][0].as_str().unwrap().contains("volume-snap-s2.img"));
+    assert!(!answer["hints"].as_array().unwrap().is_empty());
+    assert!(codes(&answer).contains(&"rebuilding".to_owned()));
+    let answer = place.json(&["ls", "nothing"], 1);
+    assert!(!answer["error"].as_str().unwrap().is_empty() && codes(&answer).is_empty());
+    // With the image on stdout nothing else is there.
+    let outcome = place.run(&["merge", "pvc-c3-r2", "-o", "-", "-o", "json"]);
+    outcome.assert_code(5);
+    assert!(outcome.stdout.is_empty(), "{}", outcome.stdout);
+}
+
+#[test]
+fn branches_are_shown_where_they_leave_and_extents_on_request() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let replica = place.path(REPLICA);
+    for (name, parent) in [("b1", "snap-one"), ("b2", "b1")] {
+        write(&replica, &format!("volume-snap-{name}.img"), "");
+        write(&replica, &format!("volume-snap-{name}.img.meta"), format!(r#"{{"Parent":"volume-snap-{parent}.img"}}"#));
+    }
+    let text = place.run(&["inspect", REPLICA]).stdout;
+    let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    assert!(line("(volume-snap-b2.img)").ends_with("on volume-snap-b1.img"), "{text}");
+    assert!(line("  (volume-snap-b1.img)").ends_with("on volume-snap-snap-one.img"), "{text}");
+    let answer = place.json(&["inspect", REPLICA, "--extents"], 0);
+    assert_eq!(answer["extents"]["volume-snap-snap-two.img"].as_array().unwrap().len(), 4);
+    let text = place.run(&["inspect", REPLICA, "--extents"]).stdout;
+    let extent = &answer["extents"]["volume-snap-snap-two.img"][1];
+    let length = extent["end"].as_u64().unwrap() - extent["start"].as_u64().unwrap();
+    assert!(text.contains(&format!("  {} + {length}\n", extent["start"])), "{text}");
+}
+
+#[test]
+fn a_rebuild_that_was_cut_off_halts() {
+    let place = need!(Place::of("c3-rebuilding.tar.zst"));
+    // The lowest layer has come over whole, and nothing is joined to it yet: every chain resolves.
+    for file in ["volume-snap-s1.img", "volume-snap-s1.img.meta"] {
+        std::fs::copy(place.path("pvc-c3-r1").join(file), place.path("pvc-c3-r2").join(file)).unwrap();
+    }
+    for file in ["volume-snap-s2.img", "volume-snap-s2.img.meta"] {
+        std::fs::remove_file(place.path("pvc-c3-r2").join(file)).unwrap();
+    }
+    place.run(&["merge", "pvc-c3-r2", "-o", "x.img"]).assert_code(5);
+    assert!(!place.path("x.img").exists());
+    let answer = place.json(&["scan", "pvc-c3-r2"], 0);
+    assert_eq!(answer["replicas"][0]["place"]["standing"], "salvage");
+}
+
+#[test]
+fn a_backing_image_can_be_given_where_volume_meta_is_lost() {
+    let place = need!(Place::of("e5-backing.tar.zst"));
+    let sum = crate::manifest()["replicas"]["pvc-e5raw-r1"]["merged_sha256"].clone();
+    let replica = "rep/pvc-e5raw-r1";
+    for lost in [false, true] {
+        match lost {
+            false => write(&place.path(replica), "volume.meta", ""),
+            true => std::fs::remove_file(place.path(replica).join("volume.meta")).unwrap(),
+        }
+        let image = format!("{lost}.img");
+        let words = ["merge", replica, "-o", &image, "--sha256", "--backing", "back/base.raw"];
+        let answer = place.json(&words, 0);
+        assert_eq!(answer["sha256"], sum);
+        assert!(!codes(&answer).contains(&"backing-unknown".to_owned()));
+        let without = place.run(&["merge", replica, "-o", &format!("without-{lost}.img")]);
+        assert!(
+            without.stderr.contains("warning: without volume.meta a backing image cannot be ruled out"),
+            "{}",
+            without.stderr
+        );
+    }
+}
+
+#[test]
+fn a_densified_layer_over_a_backing_image_is_recognised() {
+    let place = need!(Place::of("e5-backing.tar.zst"));
+    let replica = place.path("rep/pvc-e5raw-r1");
+    let head = std::fs::read(replica.join("volume-snap-e1.img")).unwrap();
+    for name in ["volume-snap-e1.img", "volume-snap-e1.img.meta"] {
+        std::fs::remove_file(replica.join(name)).unwrap();
+    }
+    write(&replica, "volume-head-001.img", head);
+    write(&replica, "volume-head-001.img.meta", r#"{"Parent":""}"#);
+    let words = ["merge", "rep/pvc-e5raw-r1", "-o", "x.img", "--backing", "back/base.raw"];
+    for lost in [false, true] {
+        if lost {
+            write(&replica, "volume.meta", "");
+        }
+        let outcome = place.run(&words);
+        outcome.assert_code(5);
+        assert!(outcome.stderr.contains("allocated from end to end"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_head_that_is_gone_while_another_is_there_can_be_named() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let replica = place.path(REPLICA);
+    for end in ["", ".meta"] {
+        let [from, to] = ["003", "004"].map(|number| replica.join(format!("volume-head-{number}.img{end}")));
+        std::fs::rename(from, to).unwrap();
+    }
+    let outcome = place.run(&["merge", REPLICA, "-o", "x.img"]);
+    outcome.assert_code(1);
+    assert!(outcome.stderr.contains("--head volume-head-004.img"), "{}", outcome.stderr);
+    place.run(&["merge", REPLICA, "-o", "x.img", "--head", "volume-head-004.img"]).assert_success();
+}
+
+#[test]
+fn doctor_does_not_say_no_sign_where_it_cannot_tell() {
+    let place = need!(Place::of("e5-backing.tar.zst"));
+    place.tool("cp", &["-a", "--sparse=always", "rep/pvc-e5raw-r1", "copied"]);
+    let answer = place.json(&["doctor", "copied"], 0);
+    assert_eq!(answer["diagnosis"]["conclusive"], false);
+    let outcome = place.run(&["doctor", "copied"]);
+    assert!(!outcome.stdout.contains("no sign") && outcome.stdout.contains("--backing FILE"), "{}", outcome.stdout);
+    place.run(&["doctor", "copied", "--backing", "back/base.raw"]).assert_code(3);
+    place.run(&["merge", "copied", "--backing", "back/base.raw", "-o", "x.img"]).assert_code(5);
 }

@@ -92,9 +92,63 @@ fn compare_names_blocks_and_files() {
     assert_eq!(place.json(&["compare", "1.img", "pvc-b2-r1"], 0)["same"], true);
     place.run(&["merge", "pvc-b2-r1", "-o", "1.qcow2", "--output-format", "qcow2"]).assert_success();
     assert_eq!(place.json(&["compare", "1.qcow2", "pvc-b2-r1"], 0)["same"], true);
+    // What is for replica directories is for that side; each side has its own too.
+    let snapshot = "nightly-c-20260412";
+    let old = place.json(&["compare", "1.img", "pvc-b2-r1", "--snapshot", snapshot], 0);
+    assert_eq!(old["same"], false);
+    let of_right = place.json(&["compare", "pvc-b2-r1", "pvc-b2-r1", "--right-snapshot", snapshot], 0);
+    assert_eq!(of_right["blocks"], old["blocks"]);
+    let both = place.json(&["compare", "pvc-b2-r1", "pvc-b2-r1", "--snapshot", snapshot], 0);
+    assert_eq!(both["same"], true);
+    place.run(&["compare", "1.img", "2.img", "--snapshot", snapshot]).assert_code(2);
     let outcome = place.run(&["compare", "1.img", "2.img", "--blocks-only"]);
     outcome.assert_success();
     assert!(!outcome.stdout.contains("entries differ"), "{}", outcome.stdout);
+}
+
+#[test]
+fn what_is_extracted_keeps_its_holes_and_gets_its_name_last() {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = Place::empty();
+    need!(ha_testkit::loopmount::need_tool("mke2fs"));
+    std::fs::create_dir(place.path("tree")).unwrap();
+    let file = std::fs::File::create(place.path("tree/sparse")).unwrap();
+    file.set_len(64 << 20).unwrap();
+    for (at, bytes) in [(5_000_u64, &b"one"[..]), (40 << 20, b"two"), ((50 << 20) - 1, b"three")] {
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, at).unwrap();
+    }
+    place.tool("mke2fs", &["-q", "-t", "ext4", "-d", "tree", "x.img", "96M"]);
+    place.run(&["extract", "x.img", "/", "out"]).assert_success();
+    assert_eq!(sha256(&place.path("out/sparse")), sha256(&place.path("tree/sparse")));
+    let entry = std::fs::metadata(place.path("out/sparse")).unwrap();
+    assert!(entry.blocks() * 512 < 1 << 20, "{} blocks", entry.blocks());
+    assert!(!place.path("out.ha-volume.part").exists());
+    // What an interrupted one has left is not taken for it.
+    std::fs::create_dir(place.path("again.ha-volume.part")).unwrap();
+    let outcome = place.run(&["extract", "x.img", "/", "again"]);
+    outcome.assert_code(5);
+    assert!(!place.path("again").exists() && outcome.stderr.contains("again.ha-volume.part"), "{}", outcome.stderr);
+}
+
+#[test]
+fn what_changes_while_it_is_read_is_not_trusted() {
+    use std::os::unix::fs::FileExt as _;
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    // The pipe holds less than the file: it waits in the middle.
+    let fifo = std::process::Command::new(crate::BINARY)
+        .args(["cat", "pvc-a1-r1", "/rand.bin"])
+        .current_dir(place.path("."))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let head = place.path("pvc-a1-r1/volume-head-003.img");
+    std::fs::File::options().write(true).open(head).unwrap().write_all_at(&[1; 4096], 100 << 20).unwrap();
+    let output = fifo.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{errors}");
+    assert!(errors.contains("changed while it was read"), "{errors}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use ha_testkit::longhorn::REPLICAS;
 use ha_testkit::need;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::{BINARY, Place, manifest, sha256};
 
@@ -57,6 +58,67 @@ fn every_replica_has_the_sum_of_the_manifest() {
             .unwrap();
         assert_eq!(child.code(), Some(if salvage { 3 } else { 0 }));
         assert_eq!(sha256(&place.path("stream")), expected(name), "{name}");
+    }
+}
+
+/// Merges as §2 of the rules says, without the code under test.
+fn plain_merge(layers: &[std::path::PathBuf], size: u64, below: Option<Vec<u8>>) -> Vec<u8> {
+    use rustix::fs::SeekFrom;
+    let mut image = below.unwrap_or_default();
+    image.resize(usize::try_from(size).unwrap(), 0);
+    for layer in layers {
+        let file = std::fs::File::open(layer).unwrap();
+        let end = file.metadata().unwrap().len().min(size);
+        let mut position = 0;
+        while let Ok(start) = rustix::fs::seek(&file, SeekFrom::Data(position)) {
+            position = rustix::fs::seek(&file, SeekFrom::Hole(start)).unwrap();
+            let range = usize::try_from(start.min(end)).unwrap()..usize::try_from(position.min(end)).unwrap();
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut image[range], start).unwrap();
+        }
+    }
+    image
+}
+
+#[test]
+fn every_snapshot_has_its_sum() {
+    for (archive, inside, name) in REPLICAS.iter().filter(|(_, _, name)| *name != "pvc-a1-r2") {
+        let place = need!(Place::of(archive));
+        let replica = &manifest()["replicas"][name];
+        let size = replica["volume_meta"]["Size"].as_u64().unwrap();
+        let chain: Vec<&str> =
+            replica["chain_head_first"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        let below = match *name {
+            "pvc-e5raw-r1" => Some(std::fs::read(place.path("back/base.raw")).unwrap()),
+            "pvc-e5qcow2-r1" => {
+                place.run(&["merge", "back/base.qcow2", "-o", "base.img"]).assert_success();
+                Some(std::fs::read(place.path("base.img")).unwrap())
+            }
+            _ => None,
+        };
+        for index in 0..chain.len() {
+            let layers: Vec<_> = chain[index..].iter().rev().map(|layer| place.path(inside).join(layer)).collect();
+            let image = plain_merge(&layers, size, below.clone());
+            let sum: String = Sha256::digest(&image).iter().map(|byte| format!("{byte:02x}")).collect();
+            // The sums that the manifest has: of the live state, and of a lowest layer with nothing below it.
+            let lowest = &replica["files"][chain[index]];
+            if index == 0 {
+                assert_eq!(sum, expected(name), "{name}");
+            } else if index + 1 == chain.len() && below.is_none() && lowest["size"] == size {
+                assert_eq!(sum, lowest["sha256"], "{name}");
+            }
+            let Some(snapshot) = chain[index].strip_prefix("volume-snap-").and_then(|name| name.strip_suffix(".img"))
+            else {
+                continue;
+            };
+            let mut words = vec!["merge", inside, "-o", "x.img", "--force", "--snapshot", snapshot];
+            words.extend(backing(name));
+            let salvage = *name == "pvc-c3-r2";
+            if salvage {
+                words.push("--despite-damage");
+            }
+            place.run(&words).assert_code(if salvage { 3 } else { 0 });
+            assert_eq!(sha256(&place.path("x.img")), sum, "{name} {snapshot}");
+        }
     }
 }
 
@@ -142,10 +204,14 @@ fn what_halts_leaves_nothing() {
     outcome.assert_code(5);
     assert!(outcome.stderr.contains("--backing FILE"), "{}", outcome.stderr);
     let good = &["merge", replica, "--backing", "back/base.raw", "-o"];
-    // Into a replica nothing is written.
-    place.command(good).arg("rep/pvc-e5raw-r1/x.img").run().assert_code(5);
     std::fs::write(place.path("there"), "precious").unwrap();
     place.command(good).arg("there").run().assert_code(5);
+    // A dry run halts where the real one would.
+    for more in [&["there", "--dry-run"][..], &["rep/pvc-e5raw-r1/x.img", "--dry-run"]] {
+        place.command(good).args(more).run().assert_code(5);
+    }
+    place.command(good).args([".", "--dry-run"]).run().assert_code(2);
+    place.command(good).args(["there", "--force", "--dry-run"]).run().assert_success();
     assert_eq!(std::fs::read(place.path("there")).unwrap(), b"precious");
     assert!(!place.path("there.ha-volume.part").exists());
     place.command(good).args(["there", "--force"]).run().assert_success();
@@ -159,10 +225,141 @@ fn what_halts_leaves_nothing() {
 }
 
 #[test]
+fn into_a_replica_nothing_is_written_however_it_is_spelled() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    std::fs::create_dir(place.path("pvc-a1-r1/sub")).unwrap();
+    std::os::unix::fs::symlink("pvc-a1-r1/sub", place.path("link")).unwrap();
+    place.settle("pvc-a1-r1/*");
+    let before = ha_testkit::tree::Snapshot::of(&place.path("pvc-a1-r1"));
+    for inside in ["pvc-a1-r1/x", "pvc-a1-r1/sub/x", "link/x", "link/absent/x", "pvc-a1-r1/sub/../x"] {
+        for words in [
+            &["merge", "pvc-a1-r2", "-o", inside][..],
+            &["merge", "pvc-a1-r2", "--dry-run", "-o", inside],
+            &["fsck", "--replay", "pvc-a1-r2", "-o", inside],
+            &["copy", "pvc-a1-r2", inside],
+            &["extract", "pvc-a1-r2", "/", inside],
+        ] {
+            let outcome = place.run(words);
+            outcome.assert_code(5);
+            assert!(outcome.stderr.contains("in a replica directory"), "{}", outcome.stderr);
+        }
+    }
+    place.run(&["backupstore", "write", "pvc-a1-r2", "--target", "link", "--volume", "v"]).assert_code(5);
+    before.assert_same(&ha_testkit::tree::Snapshot::of(&place.path("pvc-a1-r1")));
+}
+
+#[test]
+fn an_image_that_was_changed_is_not_taken_for_what_its_marker_says() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    for format in ["raw", "qcow2"] {
+        let words = ["merge", "pvc-a1-r1", "-o", format, "--output-format", format];
+        place.run(&words).assert_success();
+        // Another spelling of the source is the same source.
+        let other = ["merge", "./pvc-a1-r2/../pvc-a1-r1/", "-o", format, "--output-format", format];
+        assert_eq!(place.json(&other, 0)["was_there"], true);
+        let image = std::fs::File::options().write(true).open(place.path(format)).unwrap();
+        let length = image.metadata().unwrap().len();
+        std::os::unix::fs::FileExt::write_all_at(&image, b"changed", length / 2).unwrap();
+        for more in [&[][..], &["--dry-run"]] {
+            let outcome = place.command(&words).args(more).run();
+            outcome.assert_code(5);
+            assert!(outcome.stderr.contains("not what its marker says"), "{}", outcome.stderr);
+        }
+        assert!(!place.path(&format!("{format}.ha-volume.part")).exists());
+        place.command(&words).arg("--force").run().assert_success();
+        assert_eq!(place.json(&words, 0)["was_there"], true);
+    }
+}
+
+#[test]
+fn what_is_left_of_another_merge_is_not_taken_up() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    place.run(&["merge", "pvc-a1-r1", "-o", "y", "--output-format", "qcow2"]).assert_success();
+    let marker: Value = serde_json::from_slice(&std::fs::read(place.path("y.ha-volume.json")).unwrap()).unwrap();
+    for (format, marker) in [("qcow2", marker.clone()), ("raw", Value::Null), ("raw", marker.clone())] {
+        std::fs::copy(place.path("y"), place.path("x.img.ha-volume.part")).unwrap();
+        let state = serde_json::json!({
+            "format": format, "fingerprint": marker_fingerprint(&place), "done": 128 << 20, "marker": marker,
+        });
+        std::fs::write(place.path("x.img.ha-volume.state"), state.to_string()).unwrap();
+        // A temporary file of a process that was killed goes as well.
+        std::fs::write(place.path("x.img.ha-volume.state.4711.new"), "{").unwrap();
+        let run = place.command(&["merge", "pvc-a1-r1", "-o", "x.img"]).timeout(std::time::Duration::from_secs(60));
+        run.run().assert_success();
+        assert_eq!(sha256(&place.path("x.img")), expected("pvc-a1-r1"));
+        assert!(!place.path("x.img.ha-volume.state.4711.new").exists());
+        for end in ["", ".ha-volume.json"] {
+            std::fs::remove_file(place.path(&format!("x.img{end}"))).unwrap();
+        }
+    }
+}
+
+fn marker_fingerprint(place: &Place) -> Value {
+    let marker: Value = serde_json::from_slice(&std::fs::read(place.path("y.ha-volume.json")).unwrap()).unwrap();
+    marker["source"]["fingerprint"].clone()
+}
+
+#[test]
+fn what_is_no_place_for_an_image_is_refused_and_left_alone() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    std::fs::create_dir(place.path("directory")).unwrap();
+    place.run(&["merge", "pvc-a1-r1", "-o", "x.img"]).assert_success();
+    std::os::unix::fs::symlink("x.img", place.path("link.img")).unwrap();
+    let sum = expected("pvc-a1-r1");
+    let before = ha_testkit::tree::Snapshot::of(&place.path("."));
+    for words in [
+        &["merge", "pvc-a1-r1", "-o", "directory"][..],
+        &["merge", "pvc-a1-r1", "-o", "/dev/null"],
+        &["merge", "pvc-a1-r1", "-o", "-", "--output-format", "qcow2"],
+        &["merge", "x.img", "-o", "x.img", "--force"],
+        &["merge", "x.img", "-o", "x.img", "--force", "--dry-run"],
+        &["merge", "x.img", "-o", "link.img", "--force"],
+        &["fsck", "--replay", "pvc-a1-r1", "-o", "-"],
+        &["fsck", "--replay", "pvc-a1-r1", "-o", "/dev/null"],
+    ] {
+        let outcome = place.run(words);
+        outcome.assert_code(2);
+        assert!(outcome.stdout.is_empty(), "{words:?}");
+    }
+    // What a merge has made is not replayed into.
+    place.run(&["fsck", "--replay", "pvc-a1-r1", "-o", "x.img"]).assert_code(5);
+    before.assert_same(&ha_testkit::tree::Snapshot::of(&place.path(".")));
+    assert_eq!(sha256(&place.path("x.img")), sum);
+    assert!(!std::path::Path::new("/dev/null.ha-volume.part").exists());
+}
+
+#[test]
+fn a_size_that_the_file_system_does_not_take_fails_at_once() {
+    let place = Place::empty();
+    let replica = place.path("pvc-x-00000001");
+    std::fs::create_dir(&replica).unwrap();
+    std::fs::write(replica.join("volume-head-000.img"), [7; 4096]).unwrap();
+    std::fs::write(replica.join("volume-head-000.img.meta"), r#"{"Parent":""}"#).unwrap();
+    for size in [(1_u64 << 63) - 1, (1 << 63) - 4096] {
+        let meta = format!(r#"{{"Size":{size},"Head":"volume-head-000.img","Parent":""}}"#);
+        std::fs::write(replica.join("volume.meta"), meta).unwrap();
+        std::fs::write(place.path("image"), [7; 4096]).unwrap();
+        let run = |words: &[&str]| place.command(words).timeout(std::time::Duration::from_secs(20)).run();
+        run(&["compare", "pvc-x-00000001", "image"]).assert_success();
+        let outcome = run(&["backupstore", "write", "pvc-x-00000001", "--target", ".", "--volume", "v"]);
+        assert!(matches!(outcome.code(), Some(0 | 2)), "{}", outcome.stderr);
+        std::fs::remove_dir_all(place.path("backupstore")).ok();
+        // On most file systems no file can have it; where one can, it is sparse.
+        let outcome = run(&["merge", "pvc-x-00000001", "-o", "x.img"]);
+        assert!(matches!(outcome.code(), Some(0 | 1)), "{}", outcome.stderr);
+        for end in ["", ".ha-volume.json"] {
+            std::fs::remove_file(place.path(&format!("x.img{end}"))).ok();
+        }
+        assert!(!place.path("x.img.ha-volume.part").exists());
+    }
+}
+
+#[test]
 fn free_space_is_checked_on_the_file_system_of_the_image() {
     let place = need!(Place::of("c3-rebuilding.tar.zst"));
     let small = need!(ha_testkit::loopmount::tmpfs(8 << 20));
     let image = small.path().join("x.img");
+    place.command(&["merge", "pvc-c3-r1", "--dry-run", "-o"]).arg(&image).run().assert_code(5);
     let outcome = place.command(&["merge", "pvc-c3-r1", "-o"]).arg(&image).run();
     outcome.assert_code(5);
     assert!(outcome.stderr.contains("not enough space"), "{}", outcome.stderr);

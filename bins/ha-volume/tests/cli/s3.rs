@@ -138,6 +138,10 @@ fn answer(method: &str, target: &str, body: Vec<u8>, objects: &Mutex<Objects>) -
             objects.insert(key, body);
             (200, Vec::new())
         }
+        ("DELETE", _) => {
+            objects.remove(&key);
+            (204, Vec::new())
+        }
         ("GET", "") => match objects.get(&key) {
             Some(object) => (200, object.clone()),
             None => (404, b"<Error><Code>NoSuchKey</Code></Error>".to_vec()),
@@ -202,6 +206,7 @@ fn a_store_in_s3_is_one_like_a_directory() {
     // The server has the tree that a directory would have.
     let keys: Vec<String> = server.objects.lock().unwrap().keys().cloned().collect();
     assert!(keys.iter().any(|key| key.ends_with("/pvc-new/backups/backup_first.cfg")), "{keys:?}");
+    assert!(keys.iter().all(|key| !key.ends_with(".lck")), "{keys:?}");
     assert!(keys.iter().all(|key| key.starts_with("backups/home/lab/backupstore/volumes/")), "{keys:?}");
 }
 

@@ -95,11 +95,42 @@ fn without_a_revision_close_candidates_are_shown_side_by_side() {
         "{}",
         outcome.stdout
     );
+    // With what differs, in both forms.
+    assert!(
+        outcome.stdout.contains("    584 blocks of 4 KiB differ") && outcome.stdout.contains("only-right  /app/late91"),
+        "{}",
+        outcome.stdout
+    );
+    let answer = place.json(&["scan", "one", "two"], 0);
+    let close = &answer["close"][0];
+    assert_eq!((&close["volume"], &close["blocks"]["blocks"]), (&"pvc-b2".into(), &584.into()));
+    assert_eq!(close["files"].as_array().unwrap().len(), 7);
+    assert_eq!(place.json(&["scan", "one", "two", "--no-compare"], 0)["close"], serde_json::json!([]));
     let before = place.json(&["scan", "one", "two", "--before", "2026-04-12T09:30:00Z"], 0);
     assert_eq!(ranks(&before)[0], "1 candidate pvc-b2-0000000a");
     let after = place.json(&["scan", "one", "two", "--before", "2026-04-12T11:00:00Z"], 0);
     assert_eq!(ranks(&after)[0], "1 candidate pvc-b2-0000000b");
     place.run(&["scan", "one", "--before", "yesterday"]).assert_code(2);
+}
+
+#[test]
+fn a_replica_directory_with_nothing_in_it_has_a_row() {
+    let place = need!(disks());
+    std::fs::create_dir(place.path("one/replicas/pvc-b2-0000000d")).unwrap();
+    std::fs::create_dir(place.path("one/replicas/other")).unwrap();
+    std::fs::create_dir(place.path("one/pvc-b2-0000000e")).unwrap();
+    let answer = place.json(&["scan", "one", "two"], 0);
+    assert_eq!(ranks(&answer).len(), 6);
+    let row = answer["replicas"].as_array().unwrap().iter().find(|row| row["path"].as_str().unwrap().ends_with("0d"));
+    let place_of = &row.unwrap()["place"];
+    assert_eq!(place_of["standing"], "salvage");
+    assert_eq!(place_of["reasons"][0]["text"], "nothing in it");
+    let text = place.run(&["scan", "one", "two"]).stdout;
+    assert!(
+        text.contains("nothing in it") && text.contains("  dirty  ") && text.contains("dirty,rebuilding"),
+        "{text}"
+    );
+    assert!(text.contains("     chain: volume-head-001.img < volume-snap-nightly-c-20260412.img\n"), "{text}");
 }
 
 /// Puts an `ssh` in the way that runs the command here.

@@ -86,6 +86,7 @@ impl VolumeConfig {
     pub fn to_bytes(&self) -> Vec<u8> {
         // Twice quoted where Longhorn's own fields are.
         let twice = |value: &str| Value::from(Value::from(value).to_string());
+        let engine = text(&self.fields, "DataEngine");
         let known = [
             ("Name", json!(self.name)),
             ("Size", json!(self.size.to_string())),
@@ -98,7 +99,7 @@ impl VolumeConfig {
             ("BackingImageChecksum", twice(&text(&self.fields, "BackingImageChecksum"))),
             ("CompressionMethod", twice(&self.compression)),
             ("StorageClassName", twice(&text(&self.fields, "StorageClassName"))),
-            ("DataEngine", twice("v1")),
+            ("DataEngine", twice(if engine.is_empty() { "v1" } else { &engine })),
         ];
         let others = self.fields.iter().filter(|(name, _)| known.iter().all(|(known, _)| known != name));
         let others: Vec<(&str, Value)> = others.map(|(name, value)| (name.as_str(), value.clone())).collect();

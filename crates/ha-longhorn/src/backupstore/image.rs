@@ -1,6 +1,6 @@
 //! A backup as an image: what is read is unpacked and checked against its name.
 
-use super::{BackupConfig, BackupError, Store};
+use super::{BackupConfig, BackupError, BlockMapping, Store};
 use crate::layered::{Content, Image, ImageError, Piece};
 use crate::source::SourceFile;
 
@@ -18,6 +18,16 @@ impl<S: Store + Send> BackupImage<S> {
     pub fn new(store: S, volume: &str, config: BackupConfig, size: u64) -> Result<Self, BackupError> {
         if config.created.is_empty() {
             return Err(BackupError::Unfinished { name: config.name });
+        }
+        let misfit = |why: String| Err(BackupError::Misfit { name: config.name.clone(), why });
+        if size == 0 || i64::try_from(size).is_err() {
+            return misfit(format!("volume.cfg says {size} bytes"));
+        }
+        // Cut off without a word it would be another volume. The last block may reach over the end.
+        let outside =
+            |block: &&BlockMapping| block.offset >= size || block.offset.checked_add(config.block_size).is_none();
+        if let Some(block) = config.blocks.iter().find(outside) {
+            return misfit(format!("a block at {} of {size} bytes", block.offset));
         }
         Ok(Self { store, volume: volume.to_owned(), config, size, held: None })
     }

@@ -157,7 +157,7 @@ impl S3Store {
             }
             request.send(body)?
         } else {
-            let mut request = self.agent.get(&url);
+            let mut request = if method == "DELETE" { self.agent.delete(&url) } else { self.agent.get(&url) };
             for (name, value) in headers {
                 request = request.header(name, value);
             }
@@ -193,6 +193,14 @@ impl Store for S3Store {
         let key = self.key(path);
         match self.request("PUT", &key, "", content)? {
             (200..=299, _) => Ok(()),
+            (status, body) => Err(self.refused(&key, status, &body)),
+        }
+    }
+
+    fn remove(&self, path: &str) -> Result<(), StoreError> {
+        let key = self.key(path);
+        match self.request("DELETE", &key, "", b"")? {
+            (200..=299 | 404, _) => Ok(()),
             (status, body) => Err(self.refused(&key, status, &body)),
         }
     }

@@ -41,6 +41,8 @@ pub trait Store: Sync {
     fn get(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError>;
     /// Writes an object whole, also over an older one.
     fn put(&self, path: &str, content: &[u8]) -> Result<(), StoreError>;
+    /// Removes an object; that it is absent already is no error.
+    fn remove(&self, path: &str) -> Result<(), StoreError>;
     /// Lists the names directly below a path; none when it is absent.
     fn list(&self, path: &str) -> Result<Vec<String>, StoreError>;
     /// Returns where it is, for people.
@@ -54,6 +56,10 @@ impl Store for Box<dyn Store + Send> {
 
     fn put(&self, path: &str, content: &[u8]) -> Result<(), StoreError> {
         (**self).put(path, content)
+    }
+
+    fn remove(&self, path: &str) -> Result<(), StoreError> {
+        (**self).remove(path)
     }
 
     fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
@@ -91,8 +97,16 @@ impl Store for DirectoryStore {
         Ok(local::replace(&path, content)?)
     }
 
+    fn remove(&self, path: &str) -> Result<(), StoreError> {
+        Ok(local::remove(&self.root.join(path))?)
+    }
+
     fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
-        let entries = local::list(&self.root.join(path))?;
+        let entries = match local::list(&self.root.join(path)) {
+            // A file has nothing below it, as in an object store.
+            Err(error) if error.errno() == Some(rustix::io::Errno::NOTDIR) => Vec::new(),
+            entries => entries?,
+        };
         let name = |entry: &PathBuf| entry.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         Ok(entries.iter().filter_map(name).collect())
     }

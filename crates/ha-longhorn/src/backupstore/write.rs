@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::codec::{self, Compression, block_name};
 use super::config::{BackupConfig, BlockMapping, VolumeConfig};
-use super::{BLOCK_SIZE, BackupError, Store, StoreError, backup_path, block_path, usable, volume_path};
+use super::lock::Lock;
+use super::{BLOCK_SIZE, BackupError, Store, StoreError, backup_path, block_path, usable};
 use crate::layered::{self, Content, Image, ImageError, is_zero};
 use crate::watch::Watch;
 
@@ -29,6 +30,8 @@ pub struct WriteOrder {
     pub compression: Compression,
     /// The size of a block in bytes.
     pub block_size: u64,
+    /// The name of the lock that is held meanwhile: `lock-` and 16 hexadecimal digits.
+    pub lock: String,
     /// Whether locks of others are looked past.
     pub ignore_locks: bool,
 }
@@ -82,11 +85,8 @@ pub fn write(
     if !size.is_multiple_of(order.block_size) {
         return Err(BackupError::Size { size, block_size: order.block_size }.into());
     }
-    let folder = volume_path(&order.volume);
-    let locks = store.list(&format!("{folder}/locks"))?;
-    if let Some(lock) = locks.iter().find(|name| name.ends_with(".lck")).filter(|_| !order.ignore_locks) {
-        return Err(BackupError::Locked { path: format!("{folder}/locks/{lock}") }.into());
-    }
+    usable(&order.lock)?;
+    let mut lock = Lock::take(store, &order.volume, &order.lock, order.ignore_locks)?;
     let path = backup_path(&order.volume, &order.name);
     if store.get(&path)?.is_some() {
         return Err(BackupError::Exists { path }.into());
@@ -113,8 +113,10 @@ pub fn write(
         if watch.stopped() {
             return Err(BackupError::Stopped.into());
         }
+        lock.refresh()?;
         let end = (position + order.block_size).min(image.size());
-        if has_data(image, position, end)? {
+        let empty = empty_until(image, position)?;
+        if empty < end {
             image.read_at(position, &mut plain)?;
             if !is_zero(&plain) {
                 let checksum = block_name(&plain);
@@ -126,8 +128,10 @@ pub fn write(
                 blocks.push(BlockMapping { offset: position, checksum });
             }
         }
-        watch.advance(end - position);
-        position = end;
+        // To the block in which data may be.
+        let next = if empty < end { end } else { (empty - empty % order.block_size).max(end) };
+        watch.advance(next.min(image.size()) - position);
+        position = next;
     }
     if let Some(file) = layered::changed(image).map_err(BackupError::from)? {
         return Err(WriteError::Changed(file));
@@ -156,15 +160,16 @@ pub fn write(
     Ok(Written { path, size, blocks: count, new_blocks, uploaded })
 }
 
-fn has_data(image: &mut dyn Image, mut position: u64, end: u64) -> Result<bool, ImageError> {
-    while position < end {
+/// Returns where the first data at or behind a position may begin; the image's end where there are none.
+fn empty_until(image: &mut dyn Image, mut position: u64) -> Result<u64, ImageError> {
+    while position < image.size() {
         let piece = image.piece_at(position)?;
         if piece.content == Content::Data {
-            return Ok(true);
+            break;
         }
         position = piece.end;
     }
-    Ok(false)
+    Ok(position.min(image.size()))
 }
 
 /// Writes a block unless a good one is there. Returns the packed bytes of a block that was not there.

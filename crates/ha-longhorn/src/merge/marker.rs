@@ -1,7 +1,10 @@
 //! The completion marker beside an image, and the state of one that is being made.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use ha_sync_fs::local::Replacement;
 use ha_sync_fs::{FsError, local};
 use serde::{Deserialize, Serialize};
 
@@ -54,12 +57,21 @@ pub struct Marker {
 /// Is what is known of an image that is being made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
+    /// The form of the part.
+    pub(super) format: Format,
     /// That of the source.
     pub(super) fingerprint: String,
     /// All below it is durable in the part.
     pub(super) done: u64,
     /// The marker, once only the renaming is left.
     pub(super) marker: Option<Marker>,
+}
+
+impl State {
+    /// Tells whether a part can hold what is said of it.
+    pub(super) fn is_in(&self, part: &File) -> bool {
+        self.format == Format::Raw && self.done > 0 && part.metadata().is_ok_and(|part| part.len() >= self.done)
+    }
 }
 
 /// Returns a path with words added to its last name.
@@ -84,5 +96,13 @@ pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), FsError>
     let mut content = serde_json::to_vec_pretty(value)
         .map_err(|error| FsError::local("write", path, std::io::Error::other(error)))?;
     content.push(b'\n');
-    local::replace(path, &content)
+    // A bare name has a parent that is written as nothing.
+    let path = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new(".").join(path),
+        _ => path.to_owned(),
+    };
+    // What a killed process left goes: the part is locked, so there is one writer.
+    let mut replacement = Replacement::begin(&path, "ha-volume")?;
+    replacement.write_all(&content).map_err(|error| FsError::local("write", &path, error))?;
+    replacement.commit()
 }
