@@ -13,8 +13,10 @@ use ha_dist::digest::sha256;
 use ha_dist::image::{self, About, Platform};
 use ha_dist::{elf, sbom};
 
-/// The programs of the image; the first is what it runs.
-const PROGRAMS: [&str; 2] = ["ha-sync", "ha-sync-ui"];
+/// The programs that are handed out.
+const PROGRAMS: [&str; 3] = ["ha-sync", "ha-sync-ui", "ha-volume"];
+/// How many of them are in the image, whose first one is what it runs. ha-volume is copied onto a node.
+const IN_IMAGE: usize = 2;
 /// The image may not be larger, per architecture and compressed.
 const LARGEST: usize = 25_000_000;
 
@@ -114,7 +116,7 @@ fn dist(options: &Options) -> Result<(), String> {
     let mut written = Vec::new();
     let mut platforms = Vec::new();
     for architecture in architectures {
-        let programs = build(architecture, &target)?;
+        let mut programs = build(architecture, &target)?;
         let folder = format!("ha-sync-{version}-linux-{}", architecture.name());
         let mut archive = Archive::new(time);
         let failed = |error: ArchiveError| error.to_string();
@@ -127,6 +129,7 @@ fn dist(options: &Options) -> Result<(), String> {
             archive.file(&format!("{folder}/{licence}"), 0o644, &text).map_err(failed)?;
         }
         write(&out, &format!("{folder}.tar.gz"), &gzip(&archive.finish())?, &mut written)?;
+        programs.truncate(IN_IMAGE);
         platforms.push(Platform { architecture: architecture.name().to_owned(), programs });
     }
     let about = About {
