@@ -47,7 +47,8 @@ pub(crate) fn serve(settings: &DiffSettings) -> Result<ExitCode, Failure> {
         // Else nobody reads on.
         printer.failed.is_none()
     });
-    let compared = compared.or_failure(FailureKind::Failed)?;
+    // 1 says that they differ.
+    let compared = compared.or_failure(FailureKind::Halted)?;
     if matches!(stop.reason(), Some(StopReason::Signal(_))) {
         return Err(run::interrupted(&stop));
     }

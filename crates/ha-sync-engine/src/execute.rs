@@ -1,6 +1,6 @@
 //! Executes batches of a plan: checks what the plan saw, stages, commits, records. It decides nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -79,6 +79,8 @@ pub(crate) struct Executor<'a> {
     pub(crate) promised: Mutex<u64>,
     /// Losers of conflicts of which no copy could be made: they are not replaced.
     pub(crate) unkept: Arc<Mutex<HashSet<RelPath>>>,
+    /// Conflict copies that one side has already; the other's executor agrees on them.
+    pub(crate) kept: Arc<Mutex<HashMap<RelPath, Entry>>>,
     /// Directories whose time could not be set back after work in them.
     pub(crate) unsettled: Mutex<Vec<RelPath>>,
 }
@@ -689,6 +691,37 @@ impl Executor<'_> {
         Some(match place.batch.route.to {
             Side::B => Agreed::new(source, &now, content),
             Side::A => Agreed::new(&now, source, content),
+        })
+    }
+
+    /// Says that both sides agree on a conflict copy, when this one is the second. Known to one side only, it would come
+    /// back when somebody deletes it on the other.
+    fn agree_on_copy(
+        &self,
+        place: &Place<'_>,
+        planned: &Planned,
+        made: &Entry,
+        content: Option<[u8; 16]>,
+    ) -> Option<Agreed> {
+        self.agreements?;
+        let now = |directory: &Dir, made: &Entry| {
+            directory.find(&planned.name).ok().flatten().filter(|now| made.same_content_version(now))
+        };
+        let here = now(&place.destination, made)?;
+        let first = {
+            let mut kept = lock(&self.kept);
+            let path = place.batch.directory.join(&planned.name);
+            let Some(first) = kept.remove(&path) else {
+                kept.insert(path, here);
+                return None;
+            };
+            first
+        };
+        let to = place.batch.route.to;
+        let there = now(&self.roots[to.other() as usize].open_dir(&place.batch.directory).ok()?, &first)?;
+        Some(match to {
+            Side::A => Agreed::new(&here, &there, content),
+            Side::B => Agreed::new(&there, &here, content),
         })
     }
 

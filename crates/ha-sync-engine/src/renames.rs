@@ -127,10 +127,8 @@ impl Renames {
         let same = match directory {
             // Where a file system does not say when a directory was made, its number is all there is.
             true => source.created.is_none() || is_same_inode(source, was),
-            false => {
-                is_same_inode(source, was)
-                    || has_same_content(roots, from, (&path, source), (&old_path, was), stop).unwrap_or(false)
-            }
+            // A rename sets the ctime, which so cannot tell an edit that kept size and mtime (sync.md §11).
+            false => has_same_content(roots, from, (&path, source), (&old_path, was), stop).unwrap_or(false),
         };
         if !same {
             return Ok(None);
@@ -162,7 +160,7 @@ fn is_same_inode(now: &Entry, was: &Vanished) -> bool {
     now.created.is_some_and(|created| created <= was.ctime)
 }
 
-/// Tells it by the content, where a file system does not say when a file was made.
+/// Tells whether a file has the content of the one that vanished.
 fn has_same_content(
     roots: [&Root; 2],
     from: Side,
@@ -179,8 +177,8 @@ fn has_same_content(
     if source.kind == Kind::Link {
         return Ok(directory.read_link(&name)? == other.read_link(&old_name)?);
     }
-    if source.created.is_some() && was.content.is_none() {
-        // It says so: this one is younger.
+    if source.created.is_some() && !is_same_inode(source, was) && was.content.is_none() {
+        // It is younger, and what the old one held is not known.
         return Ok(false);
     }
     let file = directory.open_file(&name)?;

@@ -1,14 +1,14 @@
 //! One run from the roots to the counts.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use ha_sync_core::baseline::Side;
 use ha_sync_core::decide::{DeleteMissing, Policy};
-use ha_sync_core::entry::Time;
+use ha_sync_core::entry::{Entry, Time};
 use ha_sync_core::event::{Event, Observer, Phase};
 use ha_sync_core::filter::{Filter, FilterError};
 use ha_sync_core::name::RunId;
@@ -229,6 +229,7 @@ pub fn run(job: &Job, environment: &Environment<'_>) -> Result<Finished, RunErro
         granularity: source_probe.granularity.max(destination_probe.granularity),
         approved: OnceCell::new(),
         unkept: Default::default(),
+        kept: Default::default(),
     };
     environment.observer.event(Event::Phase(Phase::Scanning));
     let Ran { mounts, conflicts, plan, unsettled } = if job.dry_run { prepared.dry_run() } else { prepared.execute() }?;
@@ -385,6 +386,7 @@ struct Prepared<'a> {
     granularity: i128,
     approved: OnceCell<String>,
     unkept: Arc<Mutex<HashSet<RelPath>>>,
+    kept: Arc<Mutex<HashMap<RelPath, Entry>>>,
 }
 
 /// Is what a run came to besides its counts.
@@ -481,6 +483,7 @@ impl<'a> Prepared<'a> {
             removed: Default::default(),
             promised: Default::default(),
             unkept: Arc::clone(&self.unkept),
+            kept: Arc::clone(&self.kept),
             unsettled: Default::default(),
         })
     }

@@ -167,7 +167,7 @@ fn roots_that_are_not_there_are_refused() {
         place.sub(words).assert_code(2);
     }
     let outcome = place.sub(&["diff", place.source.to_str().unwrap(), "/nonexistent"]);
-    outcome.assert_code(1);
+    outcome.assert_code(5);
     assert_says(&outcome, "failed to open root: /nonexistent");
     let own = place.sub(&["diff", place.source.to_str().unwrap(), place.source.to_str().unwrap()]);
     own.assert_success();

@@ -168,12 +168,12 @@ fn short_help() {
     Lock:
           --lock <KIND>              What keeps two runs of a pair apart [default: auto] [possible
                                      values: auto, lease, file, none]
-          --lock-wait <SECONDS>      Time to wait for a lock that another holds [default: 0]
           --lock-ttl <SECONDS>       Time without renewal after which a Lease is stale [default: 3600]
-          --skip-if-locked[=<BOOL>]  Exit with 0, not 4, when another holds the lock
           --kubeconfig <FILE>        How to reach the cluster of the Lease
           --kube-context <NAME>      Context of the kubeconfig [default: its current one]
           --namespace <NAME>         Namespace of the Lease [default: the pod's, or the context's]
+          --lock-wait <SECONDS>      Time to wait for a lock that another holds [default: 0]
+          --skip-if-locked[=<BOOL>]  Exit with 0, not 4, when another holds the lock
 
     Records:
           --log-dir <DIR>           Directory for logs, an absolute path [default: /var/log/ha-sync]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use ha_sync_core::entry::Entry;
 use ha_sync_core::path::RelPath;
-use ha_sync_core::plan::Planned;
+use ha_sync_core::plan::{Action, Planned};
 use ha_sync_fs::commit::{self, CommitError};
 use ha_sync_fs::content::{self, Copied, Copier, CopyError};
 use ha_sync_fs::{Dir, FsError};
@@ -144,12 +144,13 @@ impl Executor<'_> {
         made: Option<&Entry>,
     ) -> Result<Done, OperationError> {
         self.take_back(place, planned, source)?;
-        let mut agreed = made.and_then(|made| self.agree(place, planned, source, made, copied.md5));
+        let mut agreed = made.and_then(|made| match planned.action {
+            Action::Keep(_) => self.agree_on_copy(place, planned, made, copied.md5),
+            _ => self.agree(place, planned, source, made, copied.md5),
+        });
         if let Some(agreed) = &mut agreed {
             (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
         }
-        // A conflict copy is agreed on when both sides have it.
-        let agreed = agreed.filter(|_| planned.source_name() == planned.name);
         Ok(Done {
             size_after: Some(source.size),
             md5_after: copied.md5,
@@ -229,8 +230,11 @@ impl Executor<'_> {
             return Err(error.into());
         }
         let made = self.commit(place, planned, &temporary)?;
-        let agreed = self.agree(place, planned, &now, &made, Some(content::digest_of(&target)));
-        let agreed = agreed.filter(|_| planned.source_name() == planned.name);
+        let content = Some(content::digest_of(&target));
+        let agreed = match planned.action {
+            Action::Keep(_) => self.agree_on_copy(place, planned, &made, content),
+            _ => self.agree(place, planned, &now, &made, content),
+        };
         Ok(Done { size_after: Some(target.len() as u64), agreed, ..Done::default() })
     }
 

@@ -192,6 +192,48 @@ fn a_moved_and_edited_file_is_copied_and_deleted() {
     assert_eq!(world.text(B, "y").as_deref(), Some("edited, too"));
 }
 
+/// By an edit that keeps the size and sets the time back, as programs for tags do.
+#[test]
+fn a_file_that_was_moved_and_edited_without_a_trace_is_copied() {
+    let mut world = with(&["x", "large"]);
+    world.write(A, "large", &"a".repeat(300_000), 900);
+    world.run();
+    for (from, to, text) in [("x", "y", "CONTENT of x".to_owned()), ("large", "small", "b".repeat(300_000))] {
+        let time = world.tree(A)[from].mtime;
+        assert_eq!(fs::metadata(world.path(A, from)).unwrap().len(), text.len() as u64);
+        fs::write(world.path(A, from), &text).unwrap();
+        set_time(&world.path(A, from), time);
+        fs::rename(world.path(A, from), world.path(A, to)).unwrap();
+    }
+    world.run();
+    for path in ["y", "small"] {
+        assert_eq!(world.text(B, path), world.text(A, path), "{path}");
+    }
+    assert!(world.run().told().is_empty());
+}
+
+#[test]
+fn a_conflict_copy_that_is_deleted_stays_deleted() {
+    let mut world = with(&["x", "y"]);
+    world.job.mode = Mode::TwoWay(ConflictPolicy::KeepBoth);
+    for (side, name) in [(A, "x"), (B, "y")] {
+        world.write(side.other(), name, "newer", 400);
+        world.write(side, name, "loser", 500);
+    }
+    std::os::unix::fs::symlink("loser", world.path(A, "l")).unwrap();
+    std::os::unix::fs::symlink("winner", world.path(B, "l")).unwrap();
+    world.run();
+    let copies: Vec<String> = world.tree(A).into_keys().filter(|path| path.contains("(conflict")).collect();
+    assert_eq!(copies.len(), 3);
+    for (copy, side) in copies.iter().zip([A, B, A]) {
+        fs::remove_file(world.path(side, copy)).unwrap();
+    }
+    let told = world.run().told();
+    assert!(told.len() == 3 && told.iter().all(|told| told.contains("delete")), "{told:?}");
+    assert_eq!(names(&world.tree(A)), ["l", "x", "y"]);
+    assert_eq!(names(&world.tree(B)), ["l", "x", "y"]);
+}
+
 #[test]
 fn a_moved_file_that_was_edited_on_the_other_side_is_kept_there() {
     let mut world = with(&["x"]);
