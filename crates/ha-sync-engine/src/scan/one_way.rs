@@ -164,7 +164,7 @@ impl Scan<'_> {
     ) {
         let known = agreed.is_some_and(|agreed| agreed.kind == Kind::Directory);
         if !opened.owned {
-            return self.pass_on(opened, name, (source, destination), (decision, known), building);
+            return self.pass_on(opened, name, (source, destination), (decision, policy, known), building);
         }
         if self.job.hard_links && source.kind == Kind::File && source.links > 1 {
             let entries = (&source, destination.as_ref());
@@ -226,7 +226,7 @@ impl Scan<'_> {
         opened: &Opened,
         name: &[u8],
         (source, destination): (Entry, Option<Entry>),
-        (decision, known): (Decision, bool),
+        (decision, policy, known): (Decision, &Policy, bool),
         building: &mut Building,
     ) {
         let mtime = match (decision, &destination) {
@@ -236,7 +236,8 @@ impl Scan<'_> {
         };
         let mut maker = None;
         if decision == Decision::Create {
-            let planned = self.planned(name, Action::Create, Some(&source), None);
+            let mut planned = self.planned(name, Action::Create, Some(&source), None);
+            planned.reason = is_future(source.mtime, policy).then_some(Reason::FutureTime);
             maker = Some(planned.seq);
             building.push(Side::B, planned);
         }
