@@ -144,13 +144,11 @@ impl Executor<'_> {
         made: Option<&Entry>,
     ) -> Result<Done, OperationError> {
         self.take_back(place, planned, source)?;
-        let mut agreed = made.and_then(|made| match planned.action {
+        let agreed = made.and_then(|made| match planned.action {
             Action::Keep(_) => self.agree_on_copy(place, planned, made, copied.md5),
             _ => self.agree(place, planned, source, made, copied.md5),
         });
-        if let Some(agreed) = &mut agreed {
-            (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
-        }
+        let agreed = agreed.map(|agreed| agreed.with_attributes(attributes));
         Ok(Done {
             size_after: Some(source.size),
             md5_after: copied.md5,
@@ -275,29 +273,30 @@ impl Executor<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-            if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
+            let dressed = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits);
+            let attributes = dressed.inspect_err(|_| {
                 // Half-made and new, it would count as newer than the source's for ever.
                 if place.destination.remove_directory(name).is_err() {
                     lock(&self.unsettled).push(path);
                 }
-                return Err(error);
-            }
+            })?;
             let made = place.destination.find(name)?;
             let agreed = made.and_then(|made| self.agree(place, planned, seen, &made, None));
-            return Ok(Done { agreed, ..Done::default() });
+            return Ok(Done { agreed: agreed.map(|agreed| agreed.with_attributes(attributes)), ..Done::default() });
         }
         let temporary = self.temporary(planned);
         place.destination.make_directory(&temporary)?;
-        if let Err(error) = self.dress_directory(&place.destination, &temporary, &source, seen, &path, place.inherits) {
+        let dressed = self.dress_directory(&place.destination, &temporary, &source, seen, &path, place.inherits);
+        let attributes = dressed.inspect_err(|_| {
             let _ = place.destination.remove_directory(&temporary);
-            return Err(error);
-        }
+        })?;
         drop(source);
         let made = self.commit(place, planned, &temporary)?;
         let agreed = self.agree(place, planned, seen, &made, None);
-        Ok(Done { agreed, ..Done::default() })
+        Ok(Done { agreed: agreed.map(|agreed| agreed.with_attributes(attributes)), ..Done::default() })
     }
 
+    /// Gives a new directory its metadata, and names the attributes that both have then.
     fn dress_directory(
         &self,
         parent: &Dir,
@@ -306,7 +305,7 @@ impl Executor<'_> {
         seen: &Entry,
         path: &RelPath,
         inherits: bool,
-    ) -> Result<(), OperationError> {
+    ) -> Result<Option<u64>, OperationError> {
         let made = parent.open_child(name)?;
         let handle = made.into_handle();
         let source_handle = source.try_clone()?;
@@ -319,6 +318,6 @@ impl Executor<'_> {
             entry.mode |= 0o700;
         }
         let wanted = Wanted { entry, attributes };
-        self.apply(&handle, parent, name, &wanted, &now, inherits).map(drop)
+        self.apply(&handle, parent, name, &wanted, &now, inherits)
     }
 }
