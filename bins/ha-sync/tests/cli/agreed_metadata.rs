@@ -2,13 +2,16 @@
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use ha_testkit::need;
 use ha_testkit::tree::{file, make};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 
-use crate::place::Place;
-use crate::two_way::{OLD, assert_same_files};
+use crate::metadata::{as_user, give_away, root};
+use crate::place::{Place, trash_runs};
+use crate::two_way::{OLD, assert_same_files, content};
 
 fn set(root: &Path, path: &str, value: &str) {
     setxattr(root.join(path), "user.k", value.as_bytes(), XattrFlags::empty()).unwrap();
@@ -49,4 +52,81 @@ fn attributes_of_a_directory_are_known_from_the_run_that_made_it() {
     make(&place.source, &[file("d/f", "1").mtime(OLD)]);
     place.two_way(&[]).run().assert_success();
     change_both_sides_of_a_directory(&place, "3");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Both sides have a directory that is closed to its owner, and belong to a user without privileges.
+fn with_closed_directory() -> Place {
+    let place = Place::new(&[file("d/f", "1").mtime(OLD), file("d/g", "2").mtime(OLD)], &[]);
+    chmod(&place.source.join("d"), 0o500);
+    give_away(&place);
+    as_user(place.two_way(&[])).assert_success();
+    assert_eq!(mode(&place.destination.join("d")), 0o500);
+    place
+}
+
+#[test]
+fn a_directory_closed_to_its_owner_is_replaced_and_put_back() {
+    need!(root());
+    let place = with_closed_directory();
+    let b = &place.destination;
+    fs::remove_dir_all(place.source.join("d")).unwrap();
+    make(&place.source, &[file("d", "a file").mtime(OLD).owner(12345, 12345)]);
+    as_user(place.two_way(&[])).assert_success();
+    assert_eq!(content(b, "d").as_deref(), Some("a file"));
+    let [run] = &trash_runs(b)[..] else { panic!("one run has something in the trash") };
+    assert_eq!((mode(&run.join("d")), content(run, "d/f").as_deref()), (0o500, Some("1")));
+    let id = run.file_name().unwrap().to_str().unwrap();
+    let restore = place.binary().args(["restore", "--run", id, "--force", "--root"]).arg(b);
+    as_user(restore).assert_success();
+    assert_eq!((mode(&b.join("d")), content(b, "d/f").as_deref()), (0o500, Some("1")));
+    // B's directory is a change now; A's file goes, and what is in the trash goes in the end.
+    as_user(place.two_way(&[])).assert_success();
+    assert_same_files(&place);
+    assert_eq!(mode(&place.source.join("d")), 0o500);
+    fs::remove_dir_all(place.source.join("d")).unwrap();
+    make(&place.source, &[file("d", "a file").mtime(OLD).owner(12345, 12345)]);
+    as_user(place.two_way(&[])).assert_success();
+    let prune = place.binary().args(["prune", "--trash-older-than", "0s", "--trash"]).arg(b);
+    as_user(prune).assert_success();
+    assert!(trash_runs(b).is_empty());
+}
+
+#[test]
+fn what_is_in_a_directory_closed_to_its_owner_is_renamed() {
+    need!(root());
+    let place = with_closed_directory();
+    let (a, b) = (&place.source, &place.destination);
+    fs::rename(b.join("d"), b.join("renamed")).unwrap();
+    let outcome = as_user(place.two_way(&[]));
+    outcome.assert_success();
+    assert!(outcome.stdout.contains("bytes     0 B"), "nothing is copied: {}", outcome.stdout);
+    assert!(!a.join("d").exists());
+    assert_eq!((mode(&a.join("renamed")), content(a, "renamed/f").as_deref()), (0o500, Some("1")));
+    fs::rename(a.join("renamed/f"), a.join("moved")).unwrap();
+    as_user(place.two_way(&[])).assert_success();
+    assert_same_files(&place);
+    assert_eq!([a, b].map(|root| mode(&root.join("renamed"))), [0o500; 2]);
+    as_user(place.two_way(&[])).assert_success();
+    // The mode that it has is the one that is agreed on.
+    chmod(&a.join("renamed"), 0o700);
+    as_user(place.two_way(&[])).assert_success();
+    assert_eq!(mode(&b.join("renamed")), 0o700);
+}
+
+/// The mode that a run leaves is agreed on, not that of the time of the work.
+#[test]
+fn a_directory_that_was_made_closed_is_opened_on_the_other_side_when_it_is_here() {
+    need!(root());
+    let place = with_closed_directory();
+    chmod(&place.destination.join("d"), 0o700);
+    as_user(place.two_way(&[])).assert_success();
+    assert_eq!(mode(&place.source.join("d")), 0o700);
 }

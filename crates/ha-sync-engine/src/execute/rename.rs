@@ -31,6 +31,9 @@ impl Executor<'_> {
             return Err(OperationError::Changed);
         }
         let before = holder.entry()?.mtime;
+        if !self.privileged {
+            self.make_accessible(&holder, &directory, None)?;
+        }
         match holder.find(old_name)? {
             Some(now) if seen.same_version(&now) => {}
             // Done by the attempt before.
