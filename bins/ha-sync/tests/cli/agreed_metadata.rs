@@ -130,3 +130,33 @@ fn a_directory_that_was_made_closed_is_opened_on_the_other_side_when_it_is_here(
     as_user(place.two_way(&[])).assert_success();
     assert_eq!(mode(&place.source.join("d")), 0o700);
 }
+
+/// A one-way run leaves what is newer at its destination, and does not take it for agreed on.
+#[test]
+fn metadata_changed_at_b_are_brought_over_after_a_one_way_run() {
+    let place = Place::new(&[file("f", "1").mtime(OLD), file("d/f", "2").mtime(OLD)], &[]);
+    place.two_way(&[]).run().assert_success();
+    let (a, b) = (&place.source, &place.destination);
+    for (path, bits) in [("f", 0o600), ("d", 0o700)] {
+        let now = fs::File::open(b.join(path)).unwrap();
+        now.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(60)).unwrap();
+        chmod(&b.join(path), bits);
+        set(b, path, "from b");
+    }
+    place.sync(&[]);
+    place.sync(&[]);
+    assert_eq!((mode(&b.join("f")), mode(&b.join("d"))), (0o600, 0o700), "it is newer");
+    place.two_way(&[]).run().assert_success();
+    for path in ["f", "d"] {
+        let now = |root: &Path| (mode(&root.join(path)), fs::metadata(root.join(path)).unwrap().modified().unwrap());
+        assert_eq!(now(a), now(b));
+        assert_eq!([a, b].map(|root| get(root, path)), [Some("from b".to_owned()), Some("from b".to_owned())]);
+    }
+    assert_eq!((mode(&a.join("f")), mode(&a.join("d"))), (0o600, 0o700));
+    // What is deleted then stays deleted.
+    fs::File::open(b.join("f")).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    place.sync(&[]);
+    fs::remove_file(a.join("f")).unwrap();
+    place.two_way(&[]).run().assert_success();
+    assert!(!b.join("f").exists());
+}
