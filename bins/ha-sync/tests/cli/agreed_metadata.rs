@@ -160,3 +160,32 @@ fn metadata_changed_at_b_are_brought_over_after_a_one_way_run() {
     place.two_way(&[]).run().assert_success();
     assert!(!b.join("f").exists());
 }
+
+/// Where one side's metadata could not be set, an edit brings its content, and does not open what is private.
+#[test]
+fn an_edit_of_what_is_not_ours_does_not_make_a_private_file_readable() {
+    need!(root());
+    let place = Place::new(&[file("f", "1").mtime(OLD), file("own", "1").mtime(OLD)], &[]);
+    give_away(&place);
+    as_user(place.two_way(&[])).assert_success();
+    let (a, b) = (&place.source, &place.destination);
+    for name in ["f", "own"] {
+        std::os::unix::fs::chown(b.join(name), Some(0), Some(0)).unwrap();
+        chmod(&a.join(name), 0o600);
+    }
+    set(a, "f", "of a");
+    as_user(place.two_way(&[])).assert_code(3);
+    as_user(place.two_way(&[])).assert_success();
+    assert_eq!((mode(&a.join("f")), mode(&b.join("f"))), (0o600, 0o644), "each side keeps its own");
+    fs::write(b.join("f"), "edited by root").unwrap();
+    fs::write(a.join("own"), "edited by its owner").unwrap();
+    as_user(place.two_way(&[])).assert_success();
+    assert_same_files(&place);
+    assert_eq!(content(a, "f").as_deref(), Some("edited by root"));
+    assert_eq!((mode(&a.join("f")), mode(&b.join("f"))), (0o600, 0o644));
+    assert_eq!([a, b].map(|root| get(root, "f")), [Some("of a".to_owned()), None]);
+    // What is private stays so where it comes to.
+    assert_eq!((mode(&a.join("own")), mode(&b.join("own"))), (0o600, 0o600));
+    as_user(place.two_way(&[])).assert_success();
+    assert_eq!(place.last().number("files_updated"), 0);
+}

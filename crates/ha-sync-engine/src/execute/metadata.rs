@@ -253,11 +253,17 @@ impl Executor<'_> {
         }
         let unchanged = |dir: &Dir, seen: &Option<Entry>| {
             let seen = seen.as_ref()?;
-            dir.find(&planned.name).ok()?.filter(|now| seen.same_content_version(now))
+            let now = dir.find(&planned.name).ok()?.filter(|now| seen.same_content_version(now))?;
+            Some((now, self.attributes_as_seen(dir, &planned.name, seen)))
         };
-        let source = unchanged(place.source.as_ref()?, &planned.source)?;
-        let destination = unchanged(&place.destination, &planned.destination)?;
-        self.agree(place, planned, &source, &destination, planned.source_md5)
+        let (source, at_source) = unchanged(place.source.as_ref()?, &planned.source)?;
+        let (destination, at_destination) = unchanged(&place.destination, &planned.destination)?;
+        let mut agreed = self.agree(place, planned, &source, &destination, planned.source_md5)?;
+        (agreed.a.attributes, agreed.b.attributes) = match place.batch.route.to {
+            Side::B => (at_source, at_destination),
+            Side::A => (at_destination, at_source),
+        };
+        Some(agreed)
     }
 
     /// Sets metadata where the content is the same: the source's, or what the two sides' come to.
