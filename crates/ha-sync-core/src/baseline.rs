@@ -101,6 +101,13 @@ impl Agreed {
         Self { kind: a.kind, size, content, a: Facts::of(a, None), b: Facts::of(b, None) }
     }
 
+    /// Says which attributes both sides had, as [`fingerprint`] names them; nothing when they were not read.
+    #[must_use]
+    pub fn with_attributes(mut self, attributes: Option<u64>) -> Self {
+        (self.a.attributes, self.b.attributes) = (attributes, attributes);
+        self
+    }
+
     /// Returns the facts of a side.
     pub fn facts(&self, side: Side) -> &Facts {
         match side {

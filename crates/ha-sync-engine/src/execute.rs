@@ -20,10 +20,10 @@ use ha_sync_fs::commit::{self, CommitError, Ways};
 use ha_sync_fs::content::{self, Abilities, Copier};
 use ha_sync_fs::{Dir, FsError, Root, trash};
 use jiff::Timestamp;
-use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::agree::Agreements;
+use crate::closed::is_open_to_owner;
 use crate::job::{Fsync, Job};
 use crate::sink::{hex, record, renamed};
 use crate::stop::{Stop, StopReason};
@@ -308,13 +308,10 @@ impl<'a> Executor<'a> {
     /// Without privileges, a directory that is closed to its owner is opened for the time of the work.
     fn make_accessible(&self, directory: &Dir, path: &RelPath, mtime: Option<Time>) -> Result<(), FsError> {
         let entry = directory.entry()?;
-        let open = entry.mode | 0o700;
-        if entry.mode == open || entry.uid != rustix::process::geteuid().as_raw() || path.is_root() {
+        if is_open_to_owner(&entry) || path.is_root() {
             return Ok(());
         }
-        directory.check_fence("set mode of", b"")?;
-        rustix::fs::fchmod(directory, Mode::from_raw_mode(open))
-            .map_err(|errno| directory.error("set mode of", b"", errno))?;
+        directory.set_mode(entry.mode | 0o700)?;
         lock(&self.closed).push((path.clone(), entry.mode, mtime));
         Ok(())
     }
@@ -323,9 +320,7 @@ impl<'a> Executor<'a> {
     pub(crate) fn close_directories(&self) {
         for (path, mode, mtime) in lock(&self.closed).drain(..).rev() {
             let closed = self.destination.open_dir(&path).and_then(|directory| {
-                directory.check_fence("set mode of", b"")?;
-                rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))
-                    .map_err(|errno| directory.error("set mode of", b"", errno))?;
+                directory.set_mode(mode)?;
                 mtime.map_or(Ok(()), |mtime| directory.set_mtime(mtime))
             });
             if let Err(error) = closed
@@ -688,6 +683,10 @@ impl Executor<'_> {
             Ok(Some(now)) if made.same_content_version(&now) => now,
             _ => made.clone(),
         };
+        let now = match self.final_mode(place, planned, &now) {
+            Some(mode) => Entry { mode, ..now },
+            None => now,
+        };
         Some(match place.batch.route.to {
             Side::B => Agreed::new(source, &now, content),
             Side::A => Agreed::new(&now, source, content),
@@ -723,6 +722,15 @@ impl Executor<'_> {
             Side::A => Agreed::new(&here, &there, content),
             Side::B => Agreed::new(&there, &here, content),
         })
+    }
+
+    /// Returns the mode that a directory gets at the end of the run, where it is open for the time of the work.
+    fn final_mode(&self, place: &Place<'_>, planned: &Planned, now: &Entry) -> Option<u32> {
+        if self.privileged || !now.is_directory() {
+            return None;
+        }
+        let path = place.batch.directory.join(&planned.name);
+        lock(&self.closed).iter().find(|(closed, ..)| *closed == path).map(|(_, mode, _)| *mode)
     }
 
     fn intents(&self, batch: &Batch) -> Vec<Intent> {

@@ -16,6 +16,7 @@ pub mod stop;
 
 mod agree;
 mod below;
+mod closed;
 mod execute;
 mod queue;
 mod renames;

@@ -18,6 +18,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use serde::Deserialize;
 
+use crate::closed::is_open_to_owner;
 use crate::execute::error_line;
 
 /// Is one entry in the trash.
@@ -299,6 +300,14 @@ impl<'a> Restore<'a> {
             None => self.directory(&trashed.run, &parent)?,
         };
         let before = trash.entry()?.mtime;
+        // To move a directory changes what it holds, its `..`, so it must be open to its owner.
+        let opened = match kept.is_directory() && !is_open_to_owner(&kept) {
+            true => Some(trash.open_child(name)?),
+            false => None,
+        };
+        if let Some(opened) = &opened {
+            opened.set_mode(kept.mode | 0o700)?;
+        }
         let number = self.temporaries.replace(self.temporaries.get() + 1);
         let temporary = filter::temporary_name(self.id, number);
         let put_back = PutBack { trash: &trash, directory: &directory, name, kept: &kept, temporary: &temporary };
@@ -318,6 +327,9 @@ impl<'a> Restore<'a> {
                 Err(error) => Err(error),
             },
         };
+        if let Some(opened) = &opened {
+            opened.set_mode(kept.mode)?;
+        }
         // Times in the trash tell which run was the later one, and are those of directories that are there whole.
         let _ = trash.set_mtime(before);
         done
@@ -448,6 +460,10 @@ fn empty(root: &Root, top: &RelPath, dry_run: bool, pruned: &mut Pruned) -> Resu
         let directory = root.open_dir(&path)?;
         let listing = directory.list()?;
         if !dry_run {
+            let entry = directory.entry()?;
+            if !is_open_to_owner(&entry) {
+                directory.set_mode(entry.mode | 0o700)?;
+            }
             stack.push((path.clone(), true));
         }
         for index in 0..listing.len() {

@@ -286,6 +286,11 @@ impl Dir {
         self.change("remove directory", name, || rustix::fs::unlinkat(&self.handle, name, AtFlags::REMOVEDIR))
     }
 
+    /// Sets the permission, set-id and sticky bits of the directory itself.
+    pub fn set_mode(&self, mode: u32) -> Result<(), FsError> {
+        self.change("set mode of", b"", || rustix::fs::fchmod(&self.handle, Mode::from_raw_mode(mode)))
+    }
+
     /// Sets the mtime of the directory itself.
     pub fn set_mtime(&self, mtime: Time) -> Result<(), FsError> {
         self.change("set times of", b"", || rustix::fs::futimens(&self.handle, &times(mtime)))

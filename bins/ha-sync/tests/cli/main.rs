@@ -1,5 +1,6 @@
 //! The real binary, in an empty environment: what it prints and how it exits.
 
+mod agreed_metadata;
 mod agreement;
 mod bad_input;
 mod baseline;

@@ -53,7 +53,7 @@ impl Both<'_> {
         look: &mut L,
     ) -> Result<Verdict, L::Error> {
         let merge =
-            Merge { times: self.times(), mode: self.mode(), owner: self.owner(), attributes: self.attributes(look)? };
+            Merge { times: self.times(), mode: self.mode(), owner: self.owner(), attributes: self.attributes(look)?.0 };
         let current = self.facts().is_some_and(|agreed| {
             (self.a.is_directory() || agreed.size == self.a.size)
                 && agreed.content == content
@@ -68,16 +68,22 @@ impl Both<'_> {
     }
 
     /// The content of `from` goes to the other side, with its times; of the rest, what only the other side changed
-    /// stays.
+    /// stays. What could not be set stays on each side, too; but of modes the narrower one holds where it is the
+    /// content's: who may read it must not become more by an edit.
     pub(super) fn merge_into<L: Look>(&self, from: Side, look: &mut L) -> Result<Merge, L::Error> {
         if self.facts().is_none() || self.a.kind != self.b.kind {
             return Ok(Merge::all(from));
         }
+        let (new, old) = (self.entry(from), self.entry(from.other()));
+        let widens = self.rules.modes && new.mode & !old.mode & 0o777 != 0;
+        let owners_differ = self.rules.owners && (new.uid, new.gid) != (old.uid, old.gid);
+        let (attributes, attributes_differ) = self.attributes(look)?;
+        let or_from = |held: Option<Side>, keeps: bool| held.or((!keeps).then_some(from));
         Ok(Merge {
             times: Some(from),
-            mode: self.mode().or(Some(from)),
-            owner: self.owner().or(Some(from)),
-            attributes: self.attributes(look)?.or(Some(from)),
+            mode: or_from(self.mode(), widens),
+            owner: or_from(self.owner(), owners_differ),
+            attributes: or_from(attributes, attributes_differ),
         })
     }
 
@@ -143,14 +149,15 @@ impl Both<'_> {
         self.pick(a != (agreed.a.uid, agreed.a.gid), b != (agreed.b.uid, agreed.b.gid))
     }
 
-    /// Attributes are read where the ctime or the inode says that they may have changed.
-    fn attributes<L: Look>(&self, look: &mut L) -> Result<Option<Side>, L::Error> {
+    /// Returns whose attributes hold, and whether the sides' differ as far as is known. They are read where the ctime or
+    /// the inode says that they may have changed.
+    fn attributes<L: Look>(&self, look: &mut L) -> Result<(Option<Side>, bool), L::Error> {
         if self.a.kind == Kind::Link {
-            return Ok(None);
+            return Ok((None, false));
         }
         let Some(agreed) = self.facts() else {
             let same = look.attributes(Side::A)? == look.attributes(Side::B)?;
-            return Ok(if same { None } else { self.pick(true, true) });
+            return Ok((if same { None } else { self.pick(true, true) }, !same));
         };
         let touched = |side| {
             let (facts, entry) = (agreed.facts(side), self.entry(side));
@@ -158,7 +165,8 @@ impl Both<'_> {
         };
         let (a_touched, b_touched) = (touched(Side::A), touched(Side::B));
         if !a_touched && !b_touched {
-            return Ok(None);
+            let differ = agreed.a.attributes.zip(agreed.b.attributes).is_some_and(|(a, b)| a != b);
+            return Ok((None, differ));
         }
         let mut now = |side, touched: bool| match agreed.facts(side).attributes {
             Some(known) if !touched => Ok(known),
@@ -166,9 +174,9 @@ impl Both<'_> {
         };
         let (a, b) = (now(Side::A, a_touched)?, now(Side::B, b_touched)?);
         if a == b {
-            return Ok(None);
+            return Ok((None, false));
         }
         let changed = |side, touched, now| touched && agreed.facts(side).attributes.is_none_or(|known| known != now);
-        Ok(self.pick(changed(Side::A, a_touched, a), changed(Side::B, b_touched, b)))
+        Ok((self.pick(changed(Side::A, a_touched, a), changed(Side::B, b_touched, b)), true))
     }
 }

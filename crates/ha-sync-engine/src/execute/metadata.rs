@@ -68,24 +68,26 @@ impl Executor<'_> {
         (now.kind, now.inode) == (was.kind, was.inode) && (now.is_directory() || (now.size == was.size && same_time))
     }
 
-    /// Gives the source what a merge takes from the destination, and says what the source is then.
+    /// Gives the source what a merge takes from the destination, and says what the source is then. Names the attributes
+    /// that both have then, where they were taken.
     pub(super) fn take_back(
         &self,
         place: &Place<'_>,
         planned: &Planned,
         source: &mut Entry,
-    ) -> Result<(), OperationError> {
+    ) -> Result<Option<u64>, OperationError> {
         let to = place.batch.route.to;
         let (Some(merge), Some(seen)) = (planned.merge.filter(|merge| merge.sets(to.other())), &planned.destination)
         else {
-            return Ok(());
+            return Ok(None);
         };
         let from = place.source.as_ref().ok_or(OperationError::Changed)?;
         let entry = taken(source, seen, merge, to);
         let mtime = entry.mtime;
         let name = &planned.name[..];
-        if source.kind == Kind::Link {
+        let attributes = if source.kind == Kind::Link {
             self.dress_link(from, name, &entry)?;
+            None
         } else {
             let handle = from.open_file(name)?;
             let now = entry_of(&handle, from, name)?;
@@ -96,15 +98,26 @@ impl Executor<'_> {
                 true => Some(attributes::read_at(&place.destination, name, self.privileged)?),
                 false => None,
             };
-            self.apply_in_place(&handle, from, name, &Wanted { entry, attributes }, &now)?;
-        }
+            self.apply_in_place(&handle, from, name, &Wanted { entry, attributes }, &now)?
+        };
         let now = from.find(name)?.ok_or(OperationError::Changed)?;
         // An edit of the last moment is not what was agreed.
         if !self.is_version(&now, source, mtime) {
             return Err(OperationError::Changed);
         }
         *source = now;
-        Ok(())
+        Ok(attributes)
+    }
+
+    /// Returns the fingerprint of an entry's attributes, when they are still those that the plan saw.
+    fn attributes_as_seen(&self, dir: &Dir, name: &[u8], seen: &Entry) -> Option<u64> {
+        if !self.attributes || self.agreements.is_none() || seen.kind == Kind::Link {
+            return None;
+        }
+        let found = attributes::read_at(dir, name, self.privileged).ok()?;
+        // Looked at after they were read: whoever sets them changes the ctime.
+        let now = dir.find(name).ok()??;
+        ((now.inode, now.ctime) == (seen.inode, seen.ctime)).then(|| fingerprint(&found))
     }
 
     pub(super) fn wanted_attributes(
@@ -240,11 +253,17 @@ impl Executor<'_> {
         }
         let unchanged = |dir: &Dir, seen: &Option<Entry>| {
             let seen = seen.as_ref()?;
-            dir.find(&planned.name).ok()?.filter(|now| seen.same_content_version(now))
+            let now = dir.find(&planned.name).ok()?.filter(|now| seen.same_content_version(now))?;
+            Some((now, self.attributes_as_seen(dir, &planned.name, seen)))
         };
-        let source = unchanged(place.source.as_ref()?, &planned.source)?;
-        let destination = unchanged(&place.destination, &planned.destination)?;
-        self.agree(place, planned, &source, &destination, planned.source_md5)
+        let (source, at_source) = unchanged(place.source.as_ref()?, &planned.source)?;
+        let (destination, at_destination) = unchanged(&place.destination, &planned.destination)?;
+        let mut agreed = self.agree(place, planned, &source, &destination, planned.source_md5)?;
+        (agreed.a.attributes, agreed.b.attributes) = match place.batch.route.to {
+            Side::B => (at_source, at_destination),
+            Side::A => (at_destination, at_source),
+        };
+        Some(agreed)
     }
 
     /// Sets metadata where the content is the same: the source's, or what the two sides' come to.
@@ -272,6 +291,13 @@ impl Executor<'_> {
             return Err(OperationError::Changed);
         }
         let route = place.batch.route;
+        // Where neither side's are set, both keep what they have, and that is what is agreed.
+        let kept = match planned.merge {
+            Some(merge) if merge.attributes.is_none() => {
+                (self.attributes_as_seen(from, name, source), self.attributes_as_seen(to, name, seen))
+            }
+            _ => (None, None),
+        };
         let mut entry = match planned.merge {
             Some(merge) => taken(seen, source, merge, route.from),
             None => source.clone(),
@@ -298,12 +324,16 @@ impl Executor<'_> {
             self.apply_in_place(&handle, to, name, &Wanted { entry, attributes }, &now)?
         };
         let mut now = source.clone();
-        self.take_back(place, planned, &mut now)?;
+        let set = attributes.or(self.take_back(place, planned, &mut now)?);
         let agreed = match self.agreements.is_some().then(|| to.find(name)).transpose()?.flatten() {
             // With other times it is somebody else's, and not yet agreed on.
             Some(made) if self.is_version(&made, seen, mtime) => {
                 self.agree(place, planned, &now, &made, planned.source_md5).map(|mut agreed| {
-                    (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
+                    let (source, destination) = (set.or(kept.0), set.or(kept.1));
+                    (agreed.a.attributes, agreed.b.attributes) = match route.to {
+                        Side::B => (source, destination),
+                        Side::A => (destination, source),
+                    };
                     agreed
                 })
             }

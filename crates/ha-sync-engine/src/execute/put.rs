@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::metadata::Wanted;
 use super::{Done, Executor, OperationError, Place, discard, entry_of, occupied, unstage};
 use crate::below;
+use crate::closed::is_open_to_owner;
 use crate::job::Fsync;
 use crate::tally::lock;
 
@@ -40,6 +41,11 @@ impl Executor<'_> {
                 return Err(other.map_or_else(OperationError::from, |_| OperationError::Moved));
             }
         };
+        let opened = match &planned.destination {
+            Some(seen) if seen.is_directory() => self.open_to_move(place, planned, seen),
+            _ => Ok(None),
+        };
+        let opened = opened.inspect_err(|_| discard(&place.destination, temporary, staged.inode))?;
         let result = match &planned.destination {
             None => commit::create(&place.destination, temporary, &planned.name, &self.ways),
             Some(seen) => self.open_trash(place).map_err(CommitError::from).and_then(|()| {
@@ -49,15 +55,42 @@ impl Executor<'_> {
                 }
                 let trash = place.trash.as_ref();
                 let is_whole = |holder: &Dir, name: &[u8]| self.is_whole(planned, holder, name);
+                // Opening it changed its ctime; that it was the same before was looked at then.
+                let seen = if opened.is_some() { &Entry { links: 2, ..seen.clone() } } else { seen };
                 let old = (&planned.name[..], seen);
                 commit::replace(&place.destination, temporary, old, &is_whole, trash, &self.ways)
             }),
         };
+        if let Some((opened, mode)) = opened
+            && let Err(error) = opened.set_mode(mode)
+        {
+            self.tally.warn_once("closing", &error.to_line());
+        }
         if result.is_err() {
             discard(&place.destination, temporary, staged.inode);
         }
         result?;
         Ok(staged)
+    }
+
+    /// Opens a directory that is closed to its owner, since to move it changes what it holds: its `..`. Returns it and
+    /// the mode that it is to have again, wherever it is then.
+    fn open_to_move(
+        &self,
+        place: &Place<'_>,
+        planned: &Planned,
+        seen: &Entry,
+    ) -> Result<Option<(Dir, u32)>, OperationError> {
+        if self.privileged || is_open_to_owner(seen) {
+            return Ok(None);
+        }
+        let directory = place.destination.open_child(&planned.name)?;
+        let now = directory.entry()?;
+        if !seen.same_version(&now) {
+            return Err(OperationError::Changed);
+        }
+        directory.set_mode(now.mode | 0o700)?;
+        Ok(Some((directory, now.mode)))
     }
 
     /// Tells whether a directory that is replaced whole holds what the plan saw in it.
@@ -144,13 +177,11 @@ impl Executor<'_> {
         made: Option<&Entry>,
     ) -> Result<Done, OperationError> {
         self.take_back(place, planned, source)?;
-        let mut agreed = made.and_then(|made| match planned.action {
+        let agreed = made.and_then(|made| match planned.action {
             Action::Keep(_) => self.agree_on_copy(place, planned, made, copied.md5),
             _ => self.agree(place, planned, source, made, copied.md5),
         });
-        if let Some(agreed) = &mut agreed {
-            (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
-        }
+        let agreed = agreed.map(|agreed| agreed.with_attributes(attributes));
         Ok(Done {
             size_after: Some(source.size),
             md5_after: copied.md5,
@@ -275,29 +306,30 @@ impl Executor<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-            if let Err(error) = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits) {
+            let dressed = self.dress_directory(&place.destination, name, &source, seen, &path, place.inherits);
+            let attributes = dressed.inspect_err(|_| {
                 // Half-made and new, it would count as newer than the source's for ever.
                 if place.destination.remove_directory(name).is_err() {
                     lock(&self.unsettled).push(path);
                 }
-                return Err(error);
-            }
+            })?;
             let made = place.destination.find(name)?;
             let agreed = made.and_then(|made| self.agree(place, planned, seen, &made, None));
-            return Ok(Done { agreed, ..Done::default() });
+            return Ok(Done { agreed: agreed.map(|agreed| agreed.with_attributes(attributes)), ..Done::default() });
         }
         let temporary = self.temporary(planned);
         place.destination.make_directory(&temporary)?;
-        if let Err(error) = self.dress_directory(&place.destination, &temporary, &source, seen, &path, place.inherits) {
+        let dressed = self.dress_directory(&place.destination, &temporary, &source, seen, &path, place.inherits);
+        let attributes = dressed.inspect_err(|_| {
             let _ = place.destination.remove_directory(&temporary);
-            return Err(error);
-        }
+        })?;
         drop(source);
         let made = self.commit(place, planned, &temporary)?;
         let agreed = self.agree(place, planned, seen, &made, None);
-        Ok(Done { agreed, ..Done::default() })
+        Ok(Done { agreed: agreed.map(|agreed| agreed.with_attributes(attributes)), ..Done::default() })
     }
 
+    /// Gives a new directory its metadata, and names the attributes that both have then.
     fn dress_directory(
         &self,
         parent: &Dir,
@@ -306,7 +338,7 @@ impl Executor<'_> {
         seen: &Entry,
         path: &RelPath,
         inherits: bool,
-    ) -> Result<(), OperationError> {
+    ) -> Result<Option<u64>, OperationError> {
         let made = parent.open_child(name)?;
         let handle = made.into_handle();
         let source_handle = source.try_clone()?;
@@ -319,6 +351,6 @@ impl Executor<'_> {
             entry.mode |= 0o700;
         }
         let wanted = Wanted { entry, attributes };
-        self.apply(&handle, parent, name, &wanted, &now, inherits).map(drop)
+        self.apply(&handle, parent, name, &wanted, &now, inherits)
     }
 }

@@ -31,6 +31,9 @@ impl Executor<'_> {
             return Err(OperationError::Changed);
         }
         let before = holder.entry()?.mtime;
+        if !self.privileged {
+            self.make_accessible(&holder, &directory, None)?;
+        }
         match holder.find(old_name)? {
             Some(now) if seen.same_version(&now) => {}
             // Done by the attempt before.
@@ -83,10 +86,8 @@ impl Executor<'_> {
         if !self.is_version(&made, seen, source.mtime) {
             return Err(OperationError::Changed);
         }
-        let mut agreed = self.agree(place, planned, source, &made, planned.source_md5);
-        if let Some(agreed) = &mut agreed {
-            (agreed.a.attributes, agreed.b.attributes) = (attributes, attributes);
-        }
+        let agreed = self.agree(place, planned, source, &made, planned.source_md5);
+        let agreed = agreed.map(|agreed| agreed.with_attributes(attributes));
         Ok(Done { size_after: source.recorded_size(), agreed, ..Done::default() })
     }
 

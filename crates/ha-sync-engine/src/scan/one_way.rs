@@ -106,18 +106,20 @@ impl Scan<'_> {
         if self.agreements.is_some()
             && let Some(destination) = &destination
         {
-            self.note_agreement(name, (&source, destination), (decision, content.as_ref()), agreed, building);
+            let found = (decision, content.as_ref());
+            self.note_agreement(name, (&source, destination), found, (policy, agreed), building);
         }
         self.plan(opened, name, (source, destination), (decision, policy, agreed), (content, below), building);
     }
 
-    /// Notes that both sides are the same without an operation.
+    /// Notes that both sides are the same without an operation. Where only the content is, and something was agreed
+    /// before, that stays of the rest: a later two-way run must still see whose metadata were changed since.
     fn note_agreement(
         &self,
         name: &[u8],
         (source, destination): (&Entry, &Entry),
         (decision, content): (Decision, Option<&Content>),
-        agreed: Option<&Agreed>,
+        (policy, agreed): (&Policy, Option<&Agreed>),
         building: &mut Building,
     ) {
         let same = match decision {
@@ -134,7 +136,16 @@ impl Scan<'_> {
             return;
         }
         let sum = content.map(|content| content.source).or(untouched.and_then(|agreed| agreed.content));
-        building.agreed.push((name.to_vec(), Some(Agreed::new(source, destination, sum))));
+        let mut now = Agreed::new(source, destination, sum);
+        let apart = (source.mtime.0 - destination.mtime.0).abs();
+        let settled = decision == Decision::Equal && (!source.is_directory() || apart <= policy.threshold);
+        if let Some(agreed) = agreed.filter(|agreed| !settled && agreed.kind == source.kind) {
+            (now.a, now.b) = (agreed.a.clone(), agreed.b.clone());
+            if now == *agreed {
+                return;
+            }
+        }
+        building.agreed.push((name.to_vec(), Some(now)));
     }
 
     pub(super) fn unfinished(&self, directory: &RelPath, name: &[u8]) -> Unfinished {
