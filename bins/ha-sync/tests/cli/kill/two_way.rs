@@ -102,11 +102,8 @@ impl Sides {
             if self.random.percent(20) {
                 let name = format!("d{}", self.random.below(5));
                 if root.join(&name).is_dir() {
-                    let (below, _) = read(&root.join(&name));
-                    destroyed.extend(below.values().filter_map(|node| match &node.what {
-                        What::File(held) => Some(held.to_vec()),
-                        _ => None,
-                    }));
+                    // Temporary files too: the old version of a file lies in one until it is in the trash.
+                    destroyed.extend(files(&root.join(&name)));
                     fs::remove_dir_all(root.join(&name)).unwrap();
                 }
             }
@@ -116,22 +113,7 @@ impl Sides {
 
     /// Returns the contents of all files, those in the trash included.
     fn contents(&self) -> BTreeSet<Vec<u8>> {
-        let mut all = BTreeSet::new();
-        for side in SIDES {
-            let mut waiting = vec![self.place.join(side)];
-            while let Some(directory) = waiting.pop() {
-                for entry in fs::read_dir(directory).unwrap() {
-                    let path = entry.unwrap().path();
-                    let meta = path.symlink_metadata().unwrap();
-                    if meta.is_dir() {
-                        waiting.push(path);
-                    } else if meta.is_file() {
-                        all.insert(fs::read(path).unwrap());
-                    }
-                }
-            }
-        }
-        all
+        SIDES.into_iter().flat_map(|side| files(&self.place.join(side))).collect()
     }
 
     fn trees(&self) -> [Tree; 2] {
@@ -176,6 +158,24 @@ impl Sides {
         }
         (outcome, in_the_middle)
     }
+}
+
+/// Returns the contents of all files below a directory.
+fn files(top: &Path) -> BTreeSet<Vec<u8>> {
+    let mut all = BTreeSet::new();
+    let mut waiting = vec![top.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            if meta.is_dir() {
+                waiting.push(path);
+            } else if meta.is_file() {
+                all.insert(fs::read(path).unwrap());
+            }
+        }
+    }
+    all
 }
 
 fn trash(sides: &Sides) -> [std::path::PathBuf; 2] {
