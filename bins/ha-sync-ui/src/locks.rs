@@ -49,16 +49,9 @@ fn of_file(pair: &str) -> LockState {
     }
 }
 
-/// Chooses as `ha-sync` does.
 fn access(arguments: &Arguments) -> Access {
-    let context = arguments.kube_context.clone();
-    if let Some(file) = &arguments.kubeconfig {
-        return Access::Kubeconfig { files: vec![file.clone()], optional: false, context };
-    }
-    if environment::in_cluster() && context.is_none() {
-        return Access::InCluster;
-    }
-    Access::Kubeconfig { files: environment::kubeconfigs(), optional: true, context }
+    let (file, context) = (arguments.kubeconfig.clone(), arguments.kube_context.clone());
+    Access::choose(file, context, environment::in_cluster(), environment::kubeconfigs())
 }
 
 /// Tells the holders of Leases.

@@ -79,17 +79,9 @@ fn is_lease(lock: &Lock) -> Result<bool, Failure> {
     Ok(lease)
 }
 
-/// Chooses as kubectl does: a kubeconfig that is named, else the pod's service account, else `KUBECONFIG`, else the
-/// file in the home directory.
 fn access(lock: &Lock) -> Access {
-    let context = lock.kube_context.clone();
-    if let Some(file) = &lock.kubeconfig {
-        return Access::Kubeconfig { files: vec![file.clone()], optional: false, context };
-    }
-    if environment::in_cluster() && context.is_none() {
-        return Access::InCluster;
-    }
-    Access::Kubeconfig { files: environment::kubeconfigs(), optional: true, context }
+    let (file, context) = (lock.kubeconfig.clone(), lock.kube_context.clone());
+    Access::choose(file, context, environment::in_cluster(), environment::kubeconfigs())
 }
 
 fn take_lease(pair: &PairName, lock: &Lock, identity: String, stop: &Arc<Stop>) -> Result<Option<Held>, Failure> {

@@ -22,6 +22,18 @@ pub enum Access {
     },
 }
 
+impl Access {
+    /// Chooses as kubectl does: a kubeconfig that is `named`, else the pod's service account unless a context is named,
+    /// else the `usual` kubeconfigs.
+    pub fn choose(named: Option<PathBuf>, context: Option<String>, in_pod: bool, usual: Vec<PathBuf>) -> Self {
+        match named {
+            Some(file) => Self::Kubeconfig { files: vec![file], optional: false, context },
+            None if in_pod && context.is_none() => Self::InCluster,
+            None => Self::Kubeconfig { files: usual, optional: true, context },
+        }
+    }
+}
+
 /// Says what is wrong with the configuration. Nothing was asked of a server.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
