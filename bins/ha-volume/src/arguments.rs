@@ -221,6 +221,15 @@ pub(crate) enum ImageFormat {
     Qcow2,
 }
 
+/// When an image must be on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fsync {
+    /// Before it gets its name, so that a power cut cannot take it
+    On,
+    /// When the kernel likes, as with cp; a killed merge starts over
+    Off,
+}
+
 /// Make one image of the layers of a replica
 ///
 /// The image is made under another name (IMAGE.ha-volume.part), renamed when it is whole, and gets a completion
@@ -249,8 +258,11 @@ pub(crate) struct MergeArguments {
     #[arg(long)]
     pub(crate) force: bool,
     /// Make what is written durable after so much data, so that a killed merge can go on there
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     pub(crate) checkpoint: u64,
+    /// When an image file must be on the disk: on, before it gets its name; off, when the kernel likes, as with cp
+    #[arg(long, value_name = "WHEN", default_value = "on")]
+    pub(crate) fsync: Fsync,
     /// Say what would be done, write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

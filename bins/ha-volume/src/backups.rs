@@ -230,6 +230,7 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
         sha256: *sha256,
         force: *force,
         checkpoint: merge::CHECKPOINT,
+        durable: true,
         source: Source {
             directory: format!("{place}: backup {name} of {volume}"),
             chain: Vec::new(),

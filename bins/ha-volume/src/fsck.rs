@@ -42,6 +42,7 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         sha256: false,
         force: false,
         checkpoint: merge::CHECKPOINT,
+        durable: true,
         source: Source { fingerprint, ..opened.source.clone() },
         ambiguous: None,
     };

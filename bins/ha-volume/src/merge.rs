@@ -15,7 +15,7 @@ use ha_longhorn::{doctor, inspect};
 use ha_sync_fs::error::printable_path;
 use serde_json::{Value, json};
 
-use crate::arguments::{ImageFormat, MergeArguments};
+use crate::arguments::{Fsync, ImageFormat, MergeArguments};
 use crate::source::{self, Opened, word};
 use crate::work::{self, Work};
 use crate::{print, render};
@@ -65,7 +65,7 @@ impl Outputs {
 }
 
 /// After so much data an image is made durable where nothing else is asked for.
-pub(crate) const CHECKPOINT: u64 = 1 << 30;
+pub(crate) const CHECKPOINT: u64 = 256 << 20;
 
 /// Is how an image is to be made.
 pub(crate) struct Making {
@@ -73,6 +73,7 @@ pub(crate) struct Making {
     pub(crate) sha256: bool,
     pub(crate) force: bool,
     pub(crate) checkpoint: u64,
+    pub(crate) durable: bool,
     pub(crate) source: Source,
     /// Counted beforehand, for a best effort.
     pub(crate) ambiguous: Option<u64>,
@@ -85,6 +86,7 @@ impl Making {
             whole_hash: self.sha256,
             replace: self.force,
             checkpoint: self.checkpoint,
+            durable: self.durable,
             source: self.source.clone(),
         }
     }
@@ -115,6 +117,7 @@ pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
         sha256,
         force,
         checkpoint,
+        fsync,
         dry_run,
         quiet,
         source,
@@ -137,6 +140,7 @@ pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
         sha256: *sha256,
         force: *force,
         checkpoint: *checkpoint,
+        durable: *fsync == Fsync::On,
         source: opened.source.clone(),
         ambiguous,
     };

@@ -45,11 +45,13 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     let path = |name: &str| top.join(name).display().to_string();
     let out = path("out.img");
     let program = |path: &Path| path.display().to_string();
+    let merge = |more: &[&str]| {
+        let words = ["merge", "-q"].iter().chain(more).map(|word| (*word).to_owned());
+        std::iter::once(program(&ours)).chain(words).chain([program(&replica), "-o".into(), out.clone()]).collect()
+    };
     let tools = [
-        (
-            "ha-volume merge",
-            vec![program(&ours), "merge".into(), "-q".into(), program(&replica), "-o".into(), out.clone()],
-        ),
+        ("ha-volume merge", merge(&[])),
+        ("ha-volume merge --fsync off", merge(&["--fsync", "off"])),
         (
             "qemu-img convert",
             ["convert", "-O", "raw"].map(str::to_owned).into_iter().chain([path("head.qcow2"), out.clone()]).collect(),
@@ -62,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         }
         (name, words)
     });
-    let mut samples: [Vec<Sample>; 3] = Default::default();
+    let mut samples: [Vec<Sample>; 4] = Default::default();
     // The first round warms up.
     for round in 0..=options.runs {
         for ((name, words), samples) in tools.iter().zip(&mut samples) {
@@ -169,34 +171,45 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn report(names: &[&str; 3], samples: &[Vec<Sample>; 3], place: &str) -> String {
+/// Compares like with like: what ends on the disk with the others and a sync, what may stay in memory with the others
+/// as they are.
+fn report(names: &[&str; 4], samples: &[Vec<Sample>; 4], place: &str) -> String {
     let mut text = format!("## {NAME}\n\n{WHAT}.\n\nFile system: {place}.\n\n");
     text.push_str(
-        "| tool | runs | wall | and sync | peak | throughput of ha-volume / tool |\n|---|--:|--:|--:|--:|--:|\n",
+        "| tool | runs | wall | and sync | peak | throughput of ha-volume / tool, on the disk | in memory |\n\
+         |---|--:|--:|--:|--:|--:|--:|\n",
     );
-    let wall = |index: usize| median(samples[index].iter().map(|sample| sample.wall));
-    let synced = |index: usize| median(samples[index].iter().map(|sample| sample.and_sync));
+    let wall: Vec<_> = samples.iter().map(|samples| median(samples.iter().map(|sample| sample.wall))).collect();
+    let synced: Vec<_> = samples.iter().map(|samples| median(samples.iter().map(|sample| sample.and_sync))).collect();
     let peak = |index: usize| samples[index].iter().map(|sample| sample.peak).fold(0.0, f64::max);
     for (index, name) in names.iter().enumerate() {
-        let ratio = if index == 0 { String::new() } else { format!("{:.2}", synced(index) / synced(0)) };
+        let (durable, passing) = (synced[index] / synced[0], wall[index] / wall[1]);
+        let ratios = if index < 2 { "| ".to_owned() } else { format!("{durable:.2} | {passing:.2}") };
         let _ = writeln!(
             text,
-            "| {name} | {} | {:.3} s | {:.3} s | {:.1} MiB | {ratio} |",
+            "| {name} | {} | {:.3} s | {:.3} s | {:.1} MiB | {ratios} |",
             samples[index].len(),
-            wall(index),
-            synced(index),
+            wall[index],
+            synced[index],
             peak(index),
         );
     }
-    let best = synced(1).min(synced(2)) / synced(0);
+    let goals = [
+        ("when all have the data on the disk", synced[2].min(synced[3]) / synced[0]),
+        ("when all may leave them in memory (--fsync off)", wall[2].min(wall[3]) / wall[1]),
+    ];
     let verdict = |ok: bool| if ok { "ok" } else { "MISSED" };
+    text.push('\n');
+    for (when, ratio) in goals {
+        let _ =
+            writeln!(text, "- {}: throughput ≥ {GOAL} of the faster one's, {when}: {ratio:.2}", verdict(ratio >= GOAL));
+    }
+    let most = peak(0).max(peak(1));
     let _ = write!(
         text,
-        "\n- {}: throughput ≥ {GOAL} of the faster one's, when the data are on the disk: {best:.2}\n- {}: peak memory ≤ {MEMORY} MiB: {:.1} MiB\n\n\
-         ha-volume hashes the image, ends when it is on the disk, and writes its marker; the other tools leave the data in memory.\n",
-        verdict(best >= GOAL),
-        verdict(peak(0) <= MEMORY),
-        peak(0),
+        "- {}: peak memory ≤ {MEMORY} MiB: {most:.1} MiB\n\n\
+         ha-volume hashes the image and writes its marker. By default it ends when the image is on the disk; the other tools leave the data in memory.\n",
+        verdict(most <= MEMORY),
     );
     text
 }

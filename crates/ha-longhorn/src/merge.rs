@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crossbeam_channel::{Sender, bounded};
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, local};
 use rustix::fs::{Access, FileType, FlockOperation, Mode, OFlags};
@@ -134,6 +135,9 @@ pub struct Order {
     pub replace: bool,
     /// After so many bytes what was written to a raw file is made durable, so that a merge can be taken up there.
     pub checkpoint: u64,
+    /// Whether the image is durable before it gets its name; else that is left to the kernel, and there are no
+    /// checkpoints.
+    pub durable: bool,
     /// What it is made from.
     pub source: Source,
 }
@@ -202,7 +206,12 @@ pub fn to_file(
     outside(path)?;
     let files = Files::of(path);
     let (part, state) = files.open(order)?;
-    if let Some(marker) = there(path, order, state.as_ref(), &files, watch)? {
+    if let Some(mut marker) = there(path, order, state.as_ref(), &files, watch)? {
+        if order.durable && !marker.durable {
+            let image = SourceFile::open(path)?;
+            rustix::fs::fsync(&image).map_err(|errno| FsError::new("sync", printable_path(path), errno))?;
+            marker.durable = true;
+        }
         local::remove(&files.part)?;
         local::remove(&files.state)?;
         if read_marker(path)?.as_ref() != Some(&marker) {
@@ -227,6 +236,7 @@ pub fn to_file(
         return Err(error);
     }
     watch.expect(sum.data);
+    let durable = order.durable;
     let mut keep = |done: u64| {
         let state = State { format: order.format, fingerprint: order.source.fingerprint.clone(), done, marker: None };
         marker::write(&files.state, &state).map_err(io::Error::other)
@@ -238,12 +248,13 @@ pub fn to_file(
     let before = before.as_mut().map(|before| (before as &mut dyn Image, resumed_at));
     let size = image.size();
     let hashes = match order.format {
-        Format::Raw => {
-            let mut sink = FileSink { file: &part, pending: 0, every: order.checkpoint, checkpoint: &mut keep };
-            drain(image, before, &mut sink, order.whole_hash, watch, path)?
-        }
+        Format::Raw => with_checkpoints(&part, &mut keep, path, |checkpoints| {
+            let every = if durable { order.checkpoint } else { u64::MAX };
+            let mut sink = FileSink { file: &part, pending: 0, every, checkpoints, durable };
+            drain(image, before, &mut sink, order.whole_hash, watch, path)
+        })?,
         Format::Qcow2 => {
-            let mut sink = Qcow2Sink::new(&part, size);
+            let mut sink = Qcow2Sink::new(&part, size, durable);
             drain(image, None, &mut sink, order.whole_hash, watch, path)?
         }
     };
@@ -255,6 +266,7 @@ pub fn to_file(
         data_bytes: hashes.data_bytes,
         blocks_blake3: hashes.blocks_blake3,
         sha256: hashes.sha256,
+        durable,
         ambiguous_blocks: ambiguous(image),
         source: order.source.clone(),
     };
@@ -384,6 +396,36 @@ pub fn hash(image: &mut dyn Image, whole_hash: bool, watch: &dyn Watch) -> Resul
     drain(image, None, &mut Nowhere, whole_hash, watch, Path::new("nowhere"))
 }
 
+/// Runs `write` beside a thread that makes durable what is written so far, so that the disk works meanwhile, and tells
+/// `keep` of it.
+fn with_checkpoints<T>(
+    part: &File,
+    keep: &mut (dyn FnMut(u64) -> io::Result<()> + Send),
+    path: &Path,
+    write: impl FnOnce(Sender<u64>) -> Result<T, MergeError>,
+) -> Result<T, MergeError> {
+    let (checkpoints, positions) = bounded(1);
+    std::thread::scope(|scope| {
+        let keeper = scope.spawn(move || -> io::Result<()> {
+            for position in positions {
+                part.sync_data()?;
+                keep(position)?;
+            }
+            Ok(())
+        });
+        let written = write(checkpoints);
+        // A failed write-back is told to one caller only: without it the last sync may look fine.
+        match keeper.join() {
+            Ok(Ok(())) => written,
+            Ok(Err(cause)) => Err(MergeError::Write { path: printable_path(path), cause }),
+            Err(_) => {
+                let cause = io::Error::other("the thread of the checkpoints panicked");
+                Err(MergeError::Write { path: printable_path(path), cause })
+            }
+        }
+    })
+}
+
 struct Nowhere;
 
 impl Sink for Nowhere {
@@ -455,7 +497,9 @@ impl Files {
         let part = File::from(part);
         // The state of an image that was renamed has nothing in a part that is new and empty.
         let state = self.state(order)?.filter(|state| state.is_in(&part) || state.marker.is_some());
-        if state.as_ref().is_none_or(|state| !state.is_in(&part)) {
+        let useless = state.as_ref().is_none_or(|state| !state.is_in(&part));
+        // ext4 waits for all data of a file that was cut to nothing, when it is closed: an empty one is left alone.
+        if useless && part.metadata().is_ok_and(|part| part.len() > 0) {
             part.set_len(0).map_err(|cause| MergeError::Write { path: printable_path(&self.part), cause })?;
         }
         if state.is_none() {

@@ -135,3 +135,36 @@ fn two_merges_to_one_image_do_not_mix() {
     let answer = place.json(&words, 0);
     assert_eq!(answer["was_there"], true);
 }
+
+#[test]
+fn an_image_is_on_the_disk_before_it_has_its_name() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let strace = need!(ha_testkit::loopmount::need_tool("strace"));
+    let (marker, log) = (place.path("x.img.ha-volume.json"), place.path("strace.log"));
+    let calls = |words: &[&str]| {
+        let trace = "trace=fsync,fdatasync,renameat2";
+        let traced = ["-f", "-qq", "-y", "-e", trace, "-e", "signal=none", "-o", log.to_str().unwrap(), crate::BINARY];
+        place.tool(strace.to_str().unwrap(), &[&traced, words].concat());
+        let log = std::fs::read_to_string(&log).unwrap();
+        let named = log.find("renameat2");
+        (log.find("img.ha-volume.part>"), log.find("/x.img>"), named)
+    };
+    let durable = || {
+        let marker: serde_json::Value = serde_json::from_slice(&std::fs::read(&marker).unwrap()).unwrap();
+        marker["durable"].as_bool().unwrap()
+    };
+    for format in ["raw", "qcow2"] {
+        let words = ["merge", "-q", "pvc-a1-r1", "-o", "x.img", "--force", "--output-format", format];
+        let (synced, _, named) = calls(&words);
+        assert!(synced.is_some() && synced < named, "{format}: {synced:?} {named:?}");
+        assert!(durable());
+        std::fs::remove_file(place.path("x.img")).unwrap();
+        let (synced, _, named) = calls(&[&words[..], &["--fsync", "off"]].concat());
+        assert!(synced.is_none() && named.is_some(), "{format}: {synced:?} {named:?}");
+        assert!(!durable());
+        // What is there is made durable when that is asked for.
+        let (_, synced, named) = calls(&words);
+        assert!(synced.is_some() && named.is_none(), "{format}: {synced:?} {named:?}");
+        assert!(durable());
+    }
+}

@@ -48,10 +48,18 @@ pub struct Marker {
     pub blocks_blake3: String,
     /// SHA-256 of the volume's bytes, when asked for.
     pub sha256: Option<String>,
+    /// Whether it was on the disk when it got its name. One that was not can be lost in a power cut; its bytes tell.
+    #[serde(default = "durable")]
+    pub durable: bool,
     /// With best effort, on how many blocks the two readings differ.
     pub ambiguous_blocks: Option<u64>,
     /// What it was made from.
     pub source: Source,
+}
+
+/// Markers without the field are of images that were.
+fn durable() -> bool {
+    true
 }
 
 /// Is what is known of an image that is being made.

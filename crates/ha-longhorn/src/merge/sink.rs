@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 
+use crossbeam_channel::{Sender, TrySendError};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -23,10 +24,12 @@ pub(super) trait Sink {
 pub(super) struct FileSink<'a> {
     pub(super) file: &'a File,
     pub(super) pending: u64,
-    /// Data that may wait between two checkpoints; a merge that is taken up writes no more than that again.
+    /// Data that may wait between two checkpoints.
     pub(super) every: u64,
-    /// Is told what is durable.
-    pub(super) checkpoint: &'a mut dyn FnMut(u64) -> io::Result<()>,
+    /// Takes how far the file is written, to make that durable meanwhile.
+    pub(super) checkpoints: Sender<u64>,
+    /// Whether the file is durable at the end.
+    pub(super) durable: bool,
 }
 
 impl Sink for FileSink<'_> {
@@ -36,17 +39,21 @@ impl Sink for FileSink<'_> {
     }
 
     fn reached(&mut self, position: u64) -> io::Result<()> {
-        if self.pending >= self.every {
-            self.file.sync_data()?;
-            (self.checkpoint)(position)?;
-            self.pending = 0;
+        if self.pending < self.every {
+            return Ok(());
+        }
+        match self.checkpoints.try_send(position) {
+            Ok(()) => self.pending = 0,
+            // The last checkpoint is not done: the next one takes this one in.
+            Err(TrySendError::Full(_)) => {}
+            Err(TrySendError::Disconnected(_)) => return Err(io::Error::other("the checkpoints ended early")),
         }
         Ok(())
     }
 
     fn finish(&mut self, size: u64) -> io::Result<()> {
         self.file.set_len(size)?;
-        self.file.sync_all()
+        if self.durable { self.file.sync_all() } else { Ok(()) }
     }
 }
 
@@ -139,11 +146,12 @@ pub(super) struct Qcow2Sink<'a> {
     writer: Option<Qcow2Writer>,
     /// The cluster that is being gathered: its position, and its bytes.
     cluster: Option<(u64, Vec<u8>)>,
+    durable: bool,
 }
 
 impl<'a> Qcow2Sink<'a> {
-    pub(super) fn new(file: &'a File, size: u64) -> Self {
-        Self { file, size, writer: Some(Qcow2Writer::new(size)), cluster: None }
+    pub(super) fn new(file: &'a File, size: u64, durable: bool) -> Self {
+        Self { file, size, writer: Some(Qcow2Writer::new(size)), cluster: None, durable }
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -190,6 +198,6 @@ impl Sink for Qcow2Sink<'_> {
             let length = writer.finish(&mut At(self.file))?;
             self.file.set_len(length)?;
         }
-        self.file.sync_all()
+        if self.durable { self.file.sync_all() } else { Ok(()) }
     }
 }
