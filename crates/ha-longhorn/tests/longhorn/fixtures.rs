@@ -72,7 +72,7 @@ fn every_replica_merges_to_the_sum_of_the_manifest() {
                 best_effort: false,
                 fingerprint: merge::fingerprint(&image, "exact"),
             };
-            let order = Order { format, whole_hash: true, replace: false, checkpoint: 1 << 30, source };
+            let order = Order { format, whole_hash: true, replace: false, checkpoint: 1 << 30, durable: false, source };
             let done = merge::to_file(&mut image, &path, &order, &Unwatched, &|_| None).unwrap();
             assert_eq!(done.marker.sha256.as_deref(), Some(expected.merged_sha256.as_str()), "{name} {format:?}");
             assert_eq!(sha256_of(&path), expected.merged_sha256, "{name} {format:?}");

@@ -77,7 +77,14 @@ fn check(directory: &Path, engine: &Engine, below: Option<&Path>) {
         fingerprint: merge::fingerprint(&image, "test"),
     };
     for format in [Format::Raw, Format::Qcow2] {
-        let order = Order { format, whole_hash: false, replace: true, checkpoint: 1 << 30, source: source.clone() };
+        let order = Order {
+            format,
+            whole_hash: false,
+            replace: true,
+            checkpoint: 1 << 30,
+            durable: false,
+            source: source.clone(),
+        };
         merge::to_file(&mut image, &path, &order, &Unwatched, &|_| None).unwrap();
         let mut made = ha_longhorn::backing::open(&path).unwrap();
         let mut found = vec![1; expected.len()];
