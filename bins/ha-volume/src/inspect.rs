@@ -7,6 +7,7 @@ use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
 use ha_cli::table::{Align, Table};
 use ha_longhorn::checksum::{Verdict, Verify};
+use ha_longhorn::doctor;
 use ha_longhorn::extent::{self, Extent, Extents, Method};
 use ha_longhorn::finding::{Finding, Severity};
 use ha_longhorn::inspect::{self, LayerReport, Report};
@@ -25,7 +26,16 @@ pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
     let below = source::backing_image(backing.as_deref())?;
     let verify = if *quick { Verify::Nothing } else { Verify::All };
     let work = Work::begin("reading", output.output == OutputFormat::Json)?;
-    let report = inspect::report(&replica, below, verify, &work).or_failure(FailureKind::Failed)?;
+    let backed = below.is_some();
+    let mut report = inspect::report(&replica, below, verify, &work).or_failure(FailureKind::Failed)?;
+    if !*quick {
+        let chain = replica.chain.as_deref().unwrap_or_default();
+        let odd = doctor::sparsified(&replica, chain, backed, report.inside.as_ref(), u64::MAX, &work);
+        report.add(odd.or_failure(FailureKind::Failed)?);
+    }
+    if ha_longhorn::watch::Watch::stopped(&work) {
+        return Err(work.stopped_by());
+    }
     work.end();
     let extents = if *extents { Some(extents_of(&replica)?) } else { None };
     match output.output {

@@ -126,19 +126,13 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
     let reading = if arguments.zeros_are_holes { Reading::ZerosAreHoles } else { Reading::Exact };
     let below = backing_image(arguments.backing.as_deref())?;
     let mut report = inspect::report(&replica, below, verify, &Unwatched).or_failure(FailureKind::Failed)?;
-    let layered_on = chain.len() > 1 || backing.is_some();
+    let backed = backing.is_some();
     let layered: Layered = inspect::open(&replica, &chain, backing, reading).or_failure(FailureKind::Failed)?;
     let mut image: Box<dyn Image> = Box::new(layered);
     let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
-    // Zeros that became holes do no harm where nothing lies below. The oldest layer has most of them.
-    if layered_on && doctor::is_known(Some(&inside)) {
-        let others = replica.layers.keys().filter(|name| !chain.contains(name));
-        let zeros = doctor::has_zeros(&replica, chain.iter().rev().chain(others), &Unwatched);
-        if !zeros.or_failure(FailureKind::Failed)? {
-            report.findings.insert(0, Finding::Sparsified);
-        }
-    }
-    let damage = damage(&report.findings, &chain, arguments);
+    let odd = doctor::sparsified(&replica, &chain, backed, Some(&inside), u64::MAX, &Unwatched);
+    report.add(odd.or_failure(FailureKind::Failed)?);
+    let damage = damage(&replica, &report.findings, &chain, arguments);
     if !damage.is_empty() && !arguments.despite_damage {
         let text: Vec<String> = damage.iter().map(ToString::to_string).collect();
         let mut failure = Failure::new(FailureKind::Halted, text.join("; "))
@@ -170,18 +164,25 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
 }
 
 /// Returns what halts.
-fn damage<'a>(findings: &'a [Finding], chain: &[String], arguments: &SourceArguments) -> Vec<&'a Finding> {
-    let strays = Replica::strays(findings).next().is_some();
-    let rebuilding = findings.contains(&Finding::Rebuilding);
+fn damage<'a>(
+    replica: &Replica,
+    findings: &'a [Finding],
+    chain: &[String],
+    arguments: &SourceArguments,
+) -> Vec<&'a Finding> {
+    let strays: Vec<&str> = Replica::strays(findings).collect();
+    let rebuilding = replica.may_be_rebuilt();
     let halts = |finding: &&Finding| match finding {
         // The chain that is read is resolved; of a snapshot it is another.
         Finding::ChainBroken { .. } => false,
         // The other reading is there for it.
         Finding::Densified { .. } => !arguments.zeros_are_holes,
         Finding::ChecksumWrong { layer, .. } => chain.contains(layer),
-        // A rebuild that was cut off has a chain that resolves and is wrong.
-        Finding::OffChain { .. } | Finding::OffChainBroken { .. } => rebuilding,
-        Finding::Rebuilding => strays,
+        // A rebuild that was cut off has a chain that resolves and is wrong; without volume.meta nobody knows of one.
+        Finding::OffChain { layer } | Finding::OffChainBroken { layer, .. } => {
+            rebuilding && strays.contains(&layer.as_str())
+        }
+        Finding::Rebuilding | Finding::VolumeMetaUnusable { .. } => rebuilding && !strays.is_empty(),
         other => other.severity() == Severity::Damage,
     };
     findings.iter().filter(halts).collect()

@@ -11,44 +11,62 @@ use crate::layered::{BLOCK, Content, Image, ImageError, Layered, Reading, is_zer
 use crate::replica::Replica;
 use crate::watch::Watch;
 
-/// Tells whether one of the layers has an allocated block of zeros; reads up to the first. Not one in the ext4 or xfs
-/// of a replica is the sign that copying has made holes of them.
-pub fn has_zeros<'a>(
+/// Is how much is read in search of zeros where nothing else needs the data.
+pub const LOOK: u64 = 2 << 30;
+
+/// Returns what is to be said where copying may have made holes of zeros, which shows older data. Nothing is said where
+/// one allocated block of zeros is there, where nothing lies below, or where what lies inside need not have any. Reads up
+/// to the first one, the oldest layer first, where the file system was made; `most` bytes.
+pub fn sparsified(
     replica: &Replica,
-    layers: impl Iterator<Item = &'a String>,
+    chain: &[String],
+    backed: bool,
+    inside: Option<&Inside>,
+    most: u64,
     watch: &dyn Watch,
-) -> Result<bool, FsError> {
+) -> Result<Option<Finding>, FsError> {
+    if !is_known(inside) || (chain.len() < 2 && !backed) {
+        return Ok(None);
+    }
+    let others = replica.layers.keys().filter(|name| !chain.contains(name));
     let mut buffer = vec![0; 1 << 20];
-    for name in layers {
+    let mut left = most;
+    for name in chain.iter().rev().chain(others) {
         let file = replica.open_layer(name)?;
         let method = Extents::of(&file)?.method();
-        let found = extent::for_each(&file, method, |extent| {
+        let looked = extent::for_each(&file, method, |extent| {
             if extent.unwritten {
                 return Err(Ended::Found);
             }
             let mut position = extent.start;
             while position < extent.end && !watch.stopped() {
-                let length = usize::try_from(extent.end - position).unwrap_or(usize::MAX).min(buffer.len());
+                if left == 0 {
+                    return Err(Ended::Enough);
+                }
+                let length = usize::try_from(left.min(extent.end - position)).unwrap_or(usize::MAX).min(buffer.len());
                 file.read_at(position, &mut buffer[..length])?;
                 if buffer[..length].chunks(BLOCK as usize).any(is_zero) {
                     return Err(Ended::Found);
                 }
-                position += length as u64;
+                (position, left) = (position + length as u64, left - length as u64);
             }
             Ok(())
         });
-        match found {
+        match looked {
             Ok(()) => {}
-            Err(Ended::Found) => return Ok(true),
+            Err(Ended::Found) => return Ok(None),
+            Err(Ended::Enough) => return Ok(Some(Finding::ZerosNotSeen { bytes: most })),
             Err(Ended::Failed(error)) => return Err(error),
         }
     }
-    Ok(false)
+    // A volume of which nothing is allocated has lost nothing.
+    Ok((left < most).then_some(Finding::Sparsified))
 }
 
 /// Is why the extents of a file are not gone through to the end.
 enum Ended {
     Found,
+    Enough,
     Failed(FsError),
 }
 
@@ -59,7 +77,7 @@ impl From<FsError> for Ended {
 }
 
 /// Tells whether what lies inside always has blocks of zeros.
-pub fn is_known(inside: Option<&Inside>) -> bool {
+fn is_known(inside: Option<&Inside>) -> bool {
     matches!(inside, Some(Inside::Ext4 { .. } | Inside::Xfs { .. }))
 }
 
@@ -107,7 +125,7 @@ pub fn examine(
     }
     let known = is_known(inside.as_ref());
     if known && blocks > 0 && zero_blocks == 0 {
-        report.findings.insert(0, Finding::Sparsified);
+        report.add(Some(Finding::Sparsified));
     }
     let conclusive = known || zero_blocks > 0 || blocks == 0;
     Ok(Some(Diagnosis { blocks, zero_blocks, inside, conclusive, ambiguous_blocks }))

@@ -160,6 +160,11 @@ pub enum Finding {
     },
     /// Not one allocated block of zeros is in any layer: they have become holes, which show older data.
     Sparsified,
+    /// No allocated block of zeros is in the data that were looked at.
+    ZerosNotSeen {
+        /// How many bytes were looked at.
+        bytes: u64,
+    },
 }
 
 impl Finding {
@@ -189,7 +194,8 @@ impl Finding {
             | ChecksumUnusable { .. }
             | ExtentsDisputed { .. }
             | ExtentsBySeek { .. }
-            | ExtentsUnknown { .. } => Severity::Warning,
+            | ExtentsUnknown { .. }
+            | ZerosNotSeen { .. } => Severity::Warning,
             OffChain { .. }
             | Leftover { .. }
             | Foreign { .. }
@@ -269,6 +275,11 @@ impl fmt::Display for Finding {
                 text,
                 "no allocated block of zeros is left, as after cp -a, cp --sparse=always or rsync -S: \
                  holes in their place show older data"
+            ),
+            Self::ZerosNotSeen { bytes } => write!(
+                text,
+                "no allocated block of zeros in the first {bytes} bytes of data, as after cp --sparse=always: \
+                 ha-volume doctor reads the rest"
             ),
         }
     }

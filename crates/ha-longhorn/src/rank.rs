@@ -14,8 +14,8 @@ pub struct Candidate {
     pub faults: Vec<String>,
     /// Snapshots outside the chain: in a replica that was being rebuilt what was not joined to it yet.
     pub stray_layers: usize,
-    /// Whether it was being rebuilt.
-    pub rebuilding: bool,
+    /// Whether it was being rebuilt; nothing when no usable `volume.meta` tells.
+    pub rebuilding: Option<bool>,
     /// Whether the volume was open.
     pub dirty: bool,
     /// The revision counter.
@@ -93,7 +93,10 @@ fn standing(candidate: &Candidate, longest: usize) -> Standing {
     let short = candidate.layers.is_none_or(|layers| layers < longest) || candidate.stray_layers > 0;
     if candidate.layers == Some(1) && candidate.allocated == 0 && candidate.faults.is_empty() {
         Standing::Empty
-    } else if !candidate.faults.is_empty() || candidate.layers.is_none() || (candidate.rebuilding && short) {
+    } else if !candidate.faults.is_empty()
+        || candidate.layers.is_none()
+        || (candidate.rebuilding != Some(false) && short)
+    {
         Standing::Salvage
     } else {
         Standing::Candidate
@@ -105,8 +108,17 @@ fn firm(a: &Candidate, b: &Candidate, of_a: Standing, of_b: Standing, by_revisio
     let revision = |candidate: &Candidate| if by_revision { candidate.revision } else { None };
     of_a.cmp(&of_b)
         .then(a.faults.len().min(1).cmp(&b.faults.len().min(1)))
-        .then(a.rebuilding.cmp(&b.rebuilding))
+        .then(doubt(a).cmp(&doubt(b)))
         .then(revision(b).cmp(&revision(a)))
+}
+
+/// Returns how much speaks for a rebuild that was cut off: one of which nobody knows stands between the two.
+fn doubt(candidate: &Candidate) -> u8 {
+    match candidate.rebuilding {
+        Some(false) => 0,
+        None => 1,
+        Some(true) => 2,
+    }
 }
 
 /// Compares by times and evidence.
@@ -142,28 +154,22 @@ fn reasons(
     if standing == Standing::Empty {
         say("never-written", "it was never written to: one layer, nothing allocated".to_owned());
     }
-    if candidate.rebuilding {
-        let short = candidate.layers.is_some_and(|layers| layers < longest);
-        say(
-            "rebuilding",
-            match (candidate.stray_layers, short) {
-                (0, false) => "it was being rebuilt, though its chain is as long as the others'".to_owned(),
-                (0, true) => {
-                    format!("it was being rebuilt, and its chain is shorter than the {longest} layers of another")
-                }
-                (strays, _) => {
-                    format!("it was being rebuilt: {strays} snapshots are beside the chain, not in it")
-                }
-            },
-        );
-    } else {
-        say("not-rebuilding", "it was not being rebuilt".to_owned());
+    let short = candidate.layers.is_some_and(|layers| layers < longest);
+    let chain = match (candidate.stray_layers, short) {
+        (0, false) => "though its chain is as long as the others'".to_owned(),
+        (0, true) => format!("and its chain is shorter than the {longest} layers of another"),
+        (strays, _) => format!("and {strays} snapshots are beside the chain, not in it"),
+    };
+    match candidate.rebuilding {
+        Some(true) => say("rebuilding", format!("it was being rebuilt, {chain}")),
+        Some(false) => say("not-rebuilding", "it was not being rebuilt".to_owned()),
+        None => say("rebuilding-unknown", format!("nothing tells whether it was being rebuilt, {chain}")),
     }
     match (candidate.revision, by_revision) {
-        (Some(revision), true) => say("revision", format!("revision {revision}")),
-        (Some(revision), false) => {
+        (Some(revision), false) if standing == Standing::Candidate => {
             say("revision-unused", format!("revision {revision}, which not all have, so it does not count"));
         }
+        (Some(revision), _) => say("revision", format!("revision {revision}")),
         (None, _) => {}
     }
     if candidate.head_allocated == 0 {
@@ -205,6 +211,7 @@ mod tests {
             written: at(0),
             dirty: true,
             file_system: true,
+            rebuilding: Some(false),
             ..Candidate::default()
         }
     }
@@ -216,7 +223,7 @@ mod tests {
     #[test]
     fn each_rule_is_weaker_than_the_one_before() {
         let broken = Candidate { layers: None, faults: vec!["broken".to_owned()], revision: Some(99), ..good() };
-        let rebuilt = Candidate { rebuilding: true, written: at(99), ..good() };
+        let rebuilt = Candidate { rebuilding: Some(true), written: at(99), ..good() };
         let older = Candidate { written: at(-9), dirty: false, ..good() };
         let evidence = Candidate { file_system_written: at(5), ..good() };
         for (candidates, expected) in [
@@ -241,8 +248,8 @@ mod tests {
 
     #[test]
     fn a_short_replica_under_rebuild_is_salvage_and_an_empty_one_is_last() {
-        let short = Candidate { layers: Some(2), rebuilding: true, written: at(99), ..good() };
-        let stray = Candidate { stray_layers: 1, rebuilding: true, ..good() };
+        let short = Candidate { layers: Some(2), rebuilding: Some(true), written: at(99), ..good() };
+        let stray = Candidate { stray_layers: 1, rebuilding: Some(true), ..good() };
         let empty =
             Candidate { layers: Some(1), head_allocated: 0, allocated: 0, dirty: false, written: at(99), ..good() };
         let places = rank(&[empty, short, stray, good()], None);
@@ -251,6 +258,18 @@ mod tests {
         assert_eq!(places[3].rank, 1);
         assert_eq!(places[0].rank, 4);
         assert!(!places[3].close);
+    }
+
+    #[test]
+    fn without_volume_meta_a_rebuild_cannot_be_ruled_out() {
+        let unknown = Candidate { rebuilding: None, written: at(99), ..good() };
+        assert_eq!(order(&[unknown.clone(), good()], None), [2, 1]);
+        assert_eq!(rank(std::slice::from_ref(&unknown), None)[0].standing, Standing::Candidate);
+        for doubtful in
+            [Candidate { stray_layers: 1, ..unknown.clone() }, Candidate { layers: Some(2), ..unknown.clone() }]
+        {
+            assert_eq!(rank(&[doubtful, good()], None)[0].standing, Standing::Salvage);
+        }
     }
 
     #[test]
@@ -267,7 +286,7 @@ mod tests {
     fn an_empty_head_beside_snapshots_was_written_to() {
         let cut_off = Candidate { layers: Some(1), head_allocated: 0, allocated: 117 << 20, ..good() };
         assert_ne!(rank(std::slice::from_ref(&cut_off), None)[0].standing, Standing::Empty);
-        let rebuilt = Candidate { rebuilding: true, stray_layers: 1, ..cut_off };
+        let rebuilt = Candidate { rebuilding: Some(true), stray_layers: 1, ..cut_off };
         assert_eq!(rank(&[rebuilt], None)[0].standing, Standing::Salvage);
     }
 

@@ -149,6 +149,19 @@ impl Replica {
         })
     }
 
+    /// Tells whether it may have been under rebuild: `volume.meta` says so, or does not tell.
+    pub fn may_be_rebuilt(&self) -> bool {
+        self.meta.as_ref().is_none_or(|meta| meta.rebuilding)
+    }
+
+    /// Returns the image of the head, also where the chain below it is broken; of several the newest.
+    pub fn head(&self) -> Option<Stamp> {
+        let named = self.chain.as_ref().ok().map(|chain| &chain[0]).or(self.meta.as_ref().map(|meta| &meta.head));
+        let named = named.and_then(|name| self.layers.get(name)).and_then(|layer| layer.image);
+        let heads = self.layers.iter().filter(|(name, _)| name.starts_with(HEAD));
+        named.or_else(|| heads.filter_map(|(_, layer)| layer.image).max_by_key(|image| image.modified))
+    }
+
     /// Returns the directory.
     pub fn directory(&self) -> &SourceDirectory {
         &self.directory

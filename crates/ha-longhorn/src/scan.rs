@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::checksum::Verify;
+use crate::doctor;
 use crate::finding::{Finding, Severity};
 use crate::inside::{self, Inside};
 use crate::inspect;
@@ -174,22 +175,23 @@ pub fn look(path: &Path) -> Row {
         row.candidate.faults.push("nothing in it".to_owned());
         return row;
     }
-    let (inside, findings) = match inspect::report(&replica, None, Verify::Nothing, &Unwatched) {
-        Ok(report) => (report.inside, report.findings),
-        Err(error) => {
-            let mut findings = replica.findings.clone();
-            findings.push(Finding::ChainBroken { why: with_cause(&error) });
-            (None, findings)
-        }
-    };
-    let head = replica.chain.as_ref().ok().and_then(|chain| replica.layers.get(&chain[0])).and_then(|head| head.image);
+    let looked = inspect::report(&replica, None, Verify::Nothing, &Unwatched).and_then(|mut report| {
+        let chain = replica.chain.as_deref().unwrap_or_default();
+        report.add(doctor::sparsified(&replica, chain, false, report.inside.as_ref(), doctor::LOOK, &Unwatched)?);
+        Ok((report.inside, report.findings))
+    });
+    let (inside, findings) = looked.unwrap_or_else(|error| {
+        let broken = Finding::ChainBroken { why: with_cause(&error) };
+        (None, replica.findings.iter().cloned().chain([broken]).collect())
+    });
+    let head = replica.head();
     let times = [head.map(|head| head.modified), replica.meta_modified];
     let faults = findings.iter().filter(|finding| finding.severity() == Severity::Damage).map(ToString::to_string);
     row.candidate = Candidate {
         layers: replica.chain.as_ref().ok().map(Vec::len),
         faults: faults.collect(),
         stray_layers: Replica::strays(&findings).count(),
-        rebuilding: replica.meta.as_ref().is_some_and(|meta| meta.rebuilding),
+        rebuilding: replica.meta.as_ref().map(|meta| meta.rebuilding),
         dirty: replica.meta.as_ref().is_none_or(|meta| meta.dirty),
         revision: replica.revision,
         head_allocated: head.map_or(0, |head| head.allocated),

@@ -75,8 +75,16 @@ fn copies_by_other_tools_are_recognised() {
     ] {
         place.tool("sh", &["-ec", &command.replace("NAME", name)]);
         let answer = place.json(&["doctor", "--best-effort", name], if expected.is_empty() { 0 } else { 3 });
-        let found: Vec<String> =
-            codes(&answer).into_iter().filter(|code| code == "densified" || code == "sparsified").collect();
+        let of_copying = |answer: &Value| -> Vec<String> {
+            codes(answer).into_iter().filter(|code| code == "densified" || code == "sparsified").collect()
+        };
+        let found = of_copying(&answer);
+        // The commands that are typed first see it, too.
+        let scanned = place.json(&["scan", name], 0)["replicas"][0].take();
+        assert_eq!(of_copying(&scanned), found, "{name}");
+        assert_eq!(scanned["place"]["standing"], if expected.is_empty() { "candidate" } else { "salvage" }, "{name}");
+        let inspected = place.json(&["inspect", name], if expected.is_empty() { 0 } else { 3 });
+        assert_eq!(of_copying(&inspected), found, "{name}");
         let image = format!("{name}.img");
         match expected {
             "" => {

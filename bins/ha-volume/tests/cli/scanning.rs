@@ -77,6 +77,36 @@ fn replicas_are_ranked_over_all_disks() {
 }
 
 #[test]
+fn a_rebuild_that_was_cut_off_is_no_candidate_without_volume_meta_either() {
+    let place = need!(disks());
+    let cut_off = "one/replicas/pvc-c3-0000000a";
+    let meta = place.path(cut_off).join("volume.meta");
+    for damage in
+        [|path: &std::path::Path| std::fs::write(path, ""), |path: &std::path::Path| std::fs::remove_file(path)]
+    {
+        damage(&meta).unwrap();
+        let answer = place.json(&["scan", "one", "two"], 0);
+        assert_eq!(ranks(&answer), RANKED);
+        let reasons = answer["replicas"][4]["place"]["reasons"].as_array().unwrap();
+        assert!(reasons.iter().any(|reason| reason["code"] == "rebuilding-unknown"), "{reasons:?}");
+        let failure = place.json(&["merge", cut_off, "-o", "x.img"], 5);
+        assert!(failure["hints"].to_string().contains("--despite-damage"), "{failure}");
+        assert!(!place.path("x.img").exists());
+    }
+}
+
+#[test]
+fn of_a_broken_chain_head_and_revision_are_told_all_the_same() {
+    let place = need!(disks());
+    let replica = "one/replicas/pvc-b2-0000000a";
+    std::fs::remove_file(place.path(replica).join("volume-snap-nightly-c-20260412.img.meta")).unwrap();
+    let answer = place.json(&["scan", replica], 0);
+    let reasons = answer["replicas"][0]["place"]["reasons"].as_array().unwrap();
+    let codes: Vec<&str> = reasons.iter().map(|reason| reason["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["chain-incomplete", "not-rebuilding", "revision", "written"]);
+}
+
+#[test]
 fn without_a_revision_close_candidates_are_shown_side_by_side() {
     let place = need!(disks());
     for replica in ["one/replicas/pvc-b2-0000000a", "two/replicas/pvc-b2-0000000b"] {
