@@ -132,7 +132,7 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
     let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
     let odd = doctor::sparsified(&replica, &chain, backed, Some(&inside), u64::MAX, &Unwatched);
     report.add(odd.or_failure(FailureKind::Failed)?);
-    let damage = damage(&replica, &report.findings, &chain, arguments);
+    let damage = damage(&report.findings, &chain, arguments);
     if !damage.is_empty() && !arguments.despite_damage {
         let text: Vec<String> = damage.iter().map(ToString::to_string).collect();
         let mut failure = Failure::new(FailureKind::Halted, text.join("; "))
@@ -164,25 +164,13 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
 }
 
 /// Returns what halts.
-fn damage<'a>(
-    replica: &Replica,
-    findings: &'a [Finding],
-    chain: &[String],
-    arguments: &SourceArguments,
-) -> Vec<&'a Finding> {
-    let strays: Vec<&str> = Replica::strays(findings).collect();
-    let rebuilding = replica.may_be_rebuilt();
+fn damage<'a>(findings: &'a [Finding], chain: &[String], arguments: &SourceArguments) -> Vec<&'a Finding> {
     let halts = |finding: &&Finding| match finding {
         // The chain that is read is resolved; of a snapshot it is another.
         Finding::ChainBroken { .. } => false,
         // The other reading is there for it.
         Finding::Densified { .. } => !arguments.zeros_are_holes,
         Finding::ChecksumWrong { layer, .. } => chain.contains(layer),
-        // A rebuild that was cut off has a chain that resolves and is wrong; without volume.meta nobody knows of one.
-        Finding::OffChain { layer } | Finding::OffChainBroken { layer, .. } => {
-            rebuilding && strays.contains(&layer.as_str())
-        }
-        Finding::Rebuilding | Finding::VolumeMetaUnusable { .. } => rebuilding && !strays.is_empty(),
         other => other.severity() == Severity::Damage,
     };
     findings.iter().filter(halts).collect()

@@ -94,6 +94,12 @@ pub enum Finding {
     },
     /// The replica was being rebuilt.
     Rebuilding,
+    /// Snapshots are beside the chain, and it was being rebuilt, or nothing tells: what is joined at the end of a rebuild
+    /// is not, and the chain that resolves is wrong.
+    RebuildCutOff {
+        /// Their files.
+        snapshots: Vec<String>,
+    },
     /// The engine gave the replica up.
     EngineError {
         /// What it said.
@@ -180,7 +186,7 @@ impl Finding {
             ChainBroken { .. } | EngineError { .. } | ChecksumWrong { .. } | Densified { .. } | Sparsified => {
                 Severity::Damage
             }
-            LayerTooLong { .. } => Severity::Damage,
+            LayerTooLong { .. } | RebuildCutOff { .. } => Severity::Damage,
             VolumeMetaUnusable { .. }
             | ManyHeads { .. }
             | HeadShort { .. }
@@ -239,6 +245,13 @@ impl fmt::Display for Finding {
             Self::Leftover { name } => write!(text, "left by an interrupted write: {name}"),
             Self::Foreign { name } => write!(text, "not a file of a replica: {name}"),
             Self::Rebuilding => write!(text, "it was being rebuilt from another replica"),
+            Self::RebuildCutOff { snapshots } => {
+                write!(
+                    text,
+                    "snapshots beside the chain, as a rebuild that was cut off leaves them: {}",
+                    snapshots.join(", ")
+                )
+            }
             Self::EngineError { error } => write!(text, "the engine gave it up: {error}"),
             Self::Dirty => write!(text, "the volume was open when it was left, as after every power cut"),
             Self::Encrypted => write!(text, "the volume is marked as encrypted"),

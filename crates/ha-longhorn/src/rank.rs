@@ -12,8 +12,6 @@ pub struct Candidate {
     pub layers: Option<usize>,
     /// What makes the chain incomplete: a broken one, a layer that is too long, an error of the engine.
     pub faults: Vec<String>,
-    /// Snapshots outside the chain: in a replica that was being rebuilt what was not joined to it yet.
-    pub stray_layers: usize,
     /// Whether it was being rebuilt; nothing when no usable `volume.meta` tells.
     pub rebuilding: Option<bool>,
     /// Whether the volume was open.
@@ -90,7 +88,7 @@ pub fn rank(candidates: &[Candidate], before: Option<Timestamp>) -> Vec<Place> {
 }
 
 fn standing(candidate: &Candidate, longest: usize) -> Standing {
-    let short = candidate.layers.is_none_or(|layers| layers < longest) || candidate.stray_layers > 0;
+    let short = candidate.layers.is_none_or(|layers| layers < longest);
     if candidate.layers == Some(1) && candidate.allocated == 0 && candidate.faults.is_empty() {
         Standing::Empty
     } else if !candidate.faults.is_empty()
@@ -151,19 +149,23 @@ fn reasons(
         (Some(layers), []) => say("chain-complete", format!("the chain is complete: {layers} layers")),
         (_, faults) => say("chain-incomplete", faults.join("; ")),
     }
+    if candidate.layers.is_none() && candidate.written.is_none() {
+        // It could not be looked at.
+        return reasons;
+    }
     if standing == Standing::Empty {
         say("never-written", "it was never written to: one layer, nothing allocated".to_owned());
     }
     let short = candidate.layers.is_some_and(|layers| layers < longest);
-    let chain = match (candidate.stray_layers, short) {
-        (0, false) => "though its chain is as long as the others'".to_owned(),
-        (0, true) => format!("and its chain is shorter than the {longest} layers of another"),
-        (strays, _) => format!("and {strays} snapshots are beside the chain, not in it"),
+    let chain = match (short, candidate.faults.is_empty()) {
+        (_, false) => String::new(),
+        (false, true) => ", though its chain is as long as the others'".to_owned(),
+        (true, true) => format!(", and its chain is shorter than the {longest} layers of another"),
     };
     match candidate.rebuilding {
-        Some(true) => say("rebuilding", format!("it was being rebuilt, {chain}")),
+        Some(true) => say("rebuilding", format!("it was being rebuilt{chain}")),
         Some(false) => say("not-rebuilding", "it was not being rebuilt".to_owned()),
-        None => say("rebuilding-unknown", format!("nothing tells whether it was being rebuilt, {chain}")),
+        None => say("rebuilding-unknown", format!("nothing tells whether it was being rebuilt{chain}")),
     }
     match (candidate.revision, by_revision) {
         (Some(revision), false) if standing == Standing::Candidate => {
@@ -249,7 +251,7 @@ mod tests {
     #[test]
     fn a_short_replica_under_rebuild_is_salvage_and_an_empty_one_is_last() {
         let short = Candidate { layers: Some(2), rebuilding: Some(true), written: at(99), ..good() };
-        let stray = Candidate { stray_layers: 1, rebuilding: Some(true), ..good() };
+        let stray = Candidate { faults: vec!["beside".to_owned()], rebuilding: Some(true), ..good() };
         let empty =
             Candidate { layers: Some(1), head_allocated: 0, allocated: 0, dirty: false, written: at(99), ..good() };
         let places = rank(&[empty, short, stray, good()], None);
@@ -265,11 +267,8 @@ mod tests {
         let unknown = Candidate { rebuilding: None, written: at(99), ..good() };
         assert_eq!(order(&[unknown.clone(), good()], None), [2, 1]);
         assert_eq!(rank(std::slice::from_ref(&unknown), None)[0].standing, Standing::Candidate);
-        for doubtful in
-            [Candidate { stray_layers: 1, ..unknown.clone() }, Candidate { layers: Some(2), ..unknown.clone() }]
-        {
-            assert_eq!(rank(&[doubtful, good()], None)[0].standing, Standing::Salvage);
-        }
+        let short = Candidate { layers: Some(2), ..unknown };
+        assert_eq!(rank(&[short, good()], None)[0].standing, Standing::Salvage);
     }
 
     #[test]
@@ -286,8 +285,6 @@ mod tests {
     fn an_empty_head_beside_snapshots_was_written_to() {
         let cut_off = Candidate { layers: Some(1), head_allocated: 0, allocated: 117 << 20, ..good() };
         assert_ne!(rank(std::slice::from_ref(&cut_off), None)[0].standing, Standing::Empty);
-        let rebuilt = Candidate { rebuilding: Some(true), stray_layers: 1, ..cut_off };
-        assert_eq!(rank(&[rebuilt], None)[0].standing, Standing::Salvage);
     }
 
     #[test]

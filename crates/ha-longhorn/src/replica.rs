@@ -138,22 +138,6 @@ impl Replica {
         nearest.ancestors().find(is_replica).map(Path::to_owned)
     }
 
-    /// Returns the files of the snapshots outside the live chain. In a replica that was being rebuilt they are what
-    /// was not joined to it yet.
-    pub fn strays(findings: &[Finding]) -> impl Iterator<Item = &str> {
-        findings.iter().filter_map(|finding| match finding {
-            Finding::OffChain { layer } | Finding::OffChainBroken { layer, .. } if layer.starts_with(SNAPSHOT) => {
-                Some(layer.as_str())
-            }
-            _ => None,
-        })
-    }
-
-    /// Tells whether it may have been under rebuild: `volume.meta` says so, or does not tell.
-    pub fn may_be_rebuilt(&self) -> bool {
-        self.meta.as_ref().is_none_or(|meta| meta.rebuilding)
-    }
-
     /// Returns the image of the head, also where the chain below it is broken; of several the newest.
     pub fn head(&self) -> Option<Stamp> {
         let named = self.chain.as_ref().ok().map(|chain| &chain[0]).or(self.meta.as_ref().map(|meta| &meta.head));
@@ -311,6 +295,12 @@ fn judge(
                     Ok(_) => Finding::OffChain { layer: name.clone() },
                     Err(error) => Finding::OffChainBroken { layer: name.clone(), why: error.to_string() },
                 });
+            }
+            // Without volume.meta a revert, which leaves a branch too, cannot be told from a rebuild.
+            let beside = |name: &&String| name.starts_with(SNAPSHOT) && !chain.contains(name);
+            let snapshots: Vec<String> = layers.keys().filter(beside).cloned().collect();
+            if !snapshots.is_empty() && meta.as_ref().is_none_or(|meta| meta.rebuilding) {
+                findings.push(Finding::RebuildCutOff { snapshots });
             }
         }
     }

@@ -190,7 +190,6 @@ pub fn look(path: &Path) -> Row {
     row.candidate = Candidate {
         layers: replica.chain.as_ref().ok().map(Vec::len),
         faults: faults.collect(),
-        stray_layers: Replica::strays(&findings).count(),
         rebuilding: replica.meta.as_ref().map(|meta| meta.rebuilding),
         dirty: replica.meta.as_ref().is_none_or(|meta| meta.dirty),
         revision: replica.revision,

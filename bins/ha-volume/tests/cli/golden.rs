@@ -52,7 +52,7 @@ fn a_replica_that_halts() {
     outcome.assert_code(5);
     insta::assert_snapshot!(outcome.stderr, @r"
     error: the replica is damaged: pvc-c3-r2
-    caused by: not part of the live chain: volume-snap-s2.img; layer without its image: volume-snap-s1.img; it was being rebuilt from another replica
+    caused by: snapshots beside the chain, as a rebuild that was cut off leaves them: volume-snap-s2.img
     hint: is there a better replica: ha-volume scan
     hint: to go on all the same: --despite-damage
     ");
