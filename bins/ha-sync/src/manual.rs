@@ -46,5 +46,9 @@ fn print(text: &str) -> Result<(), Failure> {
 /// Returns the reference page.
 fn reference() -> String {
     let usage = "ha-sync --src <DIR> --dest <DIR> --pair <NAME> [OPTIONS]\nha-sync <COMMAND>";
-    reference::page(&mut arguments::command(), usage, environment::ALL)
+    let codes = [
+        (ha_cli::exit::ExitCode::Failed, "of `diff`: the sides differ"),
+        (ha_cli::exit::ExitCode::LockHeld, "0 with `--skip-if-locked`"),
+    ];
+    reference::page(&mut arguments::command(), usage, environment::ALL, &codes)
 }

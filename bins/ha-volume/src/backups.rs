@@ -175,7 +175,8 @@ pub(crate) fn verify(arguments: &BackupVerifyArguments) -> Result<ExitCode, Fail
         let state = match (finished, verified.faults.len()) {
             (false, _) => "never finished".to_owned(),
             (true, 0) => "sound".to_owned(),
-            (true, faults) => format!("{} blocks are damaged", grouped(faults as u64)),
+            (true, 1) => "damaged, 1 fault".to_owned(),
+            (true, faults) => format!("damaged, {} faults", grouped(faults as u64)),
         };
         text.push_str(&format!(
             "{name}: {state}, {} blocks read, {}\n",
@@ -208,9 +209,13 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
     let name = match backup {
         Some(name) => name.clone(),
         None if known.last_backup.is_empty() => {
-            return Err(failure(&BackupError::Missing {
-                path: format!("{}/backups", backupstore::volume_path(volume)),
-            }));
+            let names = backupstore::backups(&store, volume).map_err(|error| failure(&error))?;
+            let message = format!("the store does not say which backup of the volume is the last: {volume}");
+            let failure = Failure::new(FailureKind::Halted, message);
+            return Err(match names.is_empty() {
+                true => failure.hint("there is none"),
+                false => failure.hint(format!("name one, --backup NAME: {}", names.join(", "))),
+            });
         }
         None => known.last_backup.clone(),
     };
@@ -236,6 +241,7 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
             chain: Vec::new(),
             backing: None,
             best_effort: false,
+            despite_damage: false,
             fingerprint: sum,
         },
         ambiguous: None,

@@ -1,7 +1,5 @@
 //! Two candidates that only times or evidence set apart, side by side: what of them differs (volumes.md §4).
 
-use std::path::Path;
-
 use ha_longhorn::compare::{self, Difference};
 use ha_longhorn::files::{self, FileDifference, Files};
 use ha_longhorn::inside::Inside;
@@ -61,7 +59,7 @@ fn of_two((first, one): &(Row, Place), (second, other): &(Row, Place)) -> Option
 
 /// Opens a replica that needs nothing else; of others `compare` says what it wants.
 fn open(row: &Row) -> Option<Layered> {
-    let replica = Replica::open(Path::new(&row.path), None).ok().filter(|replica| replica.backing_path().is_none())?;
+    let replica = Replica::open(&row.place(), None).ok().filter(|replica| replica.backing_path().is_none())?;
     let chain = replica.chain.as_ref().ok()?;
     inspect::open(&replica, chain, None, Reading::Exact).ok()
 }

@@ -8,7 +8,6 @@ use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, json_line};
 use ha_longhorn::checksum::Verify;
 use ha_longhorn::inside::{self, Inside};
-use ha_longhorn::merge::Source;
 use ha_longhorn::{backing, merge as merging};
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::local;
@@ -34,8 +33,15 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::new(FailureKind::Usage, "the journal is replayed in a file, and in nothing else")
             .hint("-o IMAGE, a file that is not there yet"));
     }
-    // What was made by another command is not to be changed: it has another fingerprint, so it is in the way.
-    let fingerprint = format!("{}-replay", opened.source.fingerprint);
+    if local::exists(&outputs.image) {
+        let message = format!("there is something already: {}", printable_path(&outputs.image));
+        return Err(Failure::new(FailureKind::Halted, message).hint("another name: -o IMAGE"));
+    }
+    // It has its name only when the journal is replayed. What a killed replay left is no image of anything.
+    let part = merging::beside(&outputs.image, ".ha-volume.replay");
+    for left in [&part, &merging::marker_path(&part)] {
+        local::remove(left).or_failure(FailureKind::Failed)?;
+    }
     let work = Work::begin("merging", outputs.format == OutputFormat::Json)?;
     let making = Making {
         format: merging::Format::Raw,
@@ -43,16 +49,16 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         force: false,
         checkpoint: merge::CHECKPOINT,
         durable: true,
-        source: Source { fingerprint, ..opened.source.clone() },
+        source: opened.source.clone(),
         ambiguous: None,
     };
-    merge::make(&mut *opened.image, &outputs, &making, &work)?;
+    merge::make(&mut *opened.image, &Outputs { image: part.clone(), format: outputs.format }, &making, &work)?;
     work.end();
-    // What is replayed is not what the marker says any more: an image with a marker was never touched by e2fsck.
-    local::remove(&merging::marker_path(&outputs.image)).or_failure(FailureKind::Failed)?;
+    // What is replayed is not what the marker says any more.
+    local::remove(&merging::marker_path(&part)).or_failure(FailureKind::Failed)?;
     let status = Command::new("e2fsck")
         .args(["-E", "journal_only", "-p"])
-        .arg(&outputs.image)
+        .arg(&part)
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -60,16 +66,17 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         .or_failure(FailureKind::Failed)
         .map_err(|failure| {
             failure
-                .context("failed to start e2fsck; the image is merged, and its journal is not replayed")
+                .context(format!("failed to start e2fsck for {}", printable_path(&part)))
                 .hint("apt-get install e2fsprogs")
         })?;
-    let mut image = backing::open(&outputs.image).or_failure(FailureKind::Failed)?;
+    let mut image = backing::open(&part).or_failure(FailureKind::Failed)?;
     let after = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
     let replayed = matches!(after, Inside::Ext4 { needs_recovery: false, .. });
     if !replayed {
-        let message = format!("e2fsck did not replay the journal ({status}): {}", printable_path(&outputs.image));
-        return Err(Failure::new(FailureKind::Failed, message).hint(format!("e2fsck -f {}", word(&outputs.image))));
+        let message = format!("e2fsck did not replay the journal ({status}): {}", printable_path(&part));
+        return Err(Failure::new(FailureKind::Failed, message).hint(format!("e2fsck -f {}", word(&part))));
     }
+    merging::rename(&part, &outputs.image, false).or_failure(FailureKind::Failed)?;
     let shown = printable_path(&outputs.image);
     outputs.print(&match outputs.format {
         OutputFormat::Json => json_line(&json!({

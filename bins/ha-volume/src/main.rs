@@ -18,16 +18,14 @@ mod ssh;
 mod work;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use arguments::{BackupCommand, Command, Definition};
 use clap::{CommandFactory as _, Parser as _};
-use ha_cli::environment;
 use ha_cli::exit;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::LogFormat;
-use ha_cli::summary::{self, ignore_closed};
+use ha_cli::summary;
 use ha_cli::usage;
 
 fn main() -> ExitCode {
@@ -37,15 +35,19 @@ fn main() -> ExitCode {
             let json = definition.command.answers_json();
             serve(definition.command).inspect_err(|failure| {
                 if json {
-                    let mut object = failure.to_json();
-                    object.entry("findings").or_insert_with(|| serde_json::json!([]));
-                    // The same is said on stderr.
-                    let _ = summary::print(&summary::json_line(&object));
+                    answer(failure);
                 }
             })
         }
-        Err(error) if error.use_stderr() => Err(usage::refusal(&error, &program(&words))),
-        Err(help) => show(&help).or_failure(FailureKind::Failed).map(|()| exit::ExitCode::Success),
+        Err(error) if error.use_stderr() => {
+            let failure = usage::refusal(&error, &program(&words));
+            let asked = words.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json");
+            if asked || words.iter().any(|word| word == "--output=json" || word == "-ojson") {
+                answer(&failure);
+            }
+            Err(failure)
+        }
+        Err(help) => usage::show(&help).or_failure(FailureKind::Failed).map(|()| exit::ExitCode::Success),
     };
     match result {
         Ok(code) => code.into(),
@@ -54,6 +56,13 @@ fn main() -> ExitCode {
             failure.exit_code().into()
         }
     }
+}
+
+/// Prints a failure as data; the same is said on stderr.
+fn answer(failure: &Failure) {
+    let mut object = failure.to_json();
+    object.entry("findings").or_insert_with(|| serde_json::json!([]));
+    let _ = summary::print(&summary::json_line(&object));
 }
 
 fn serve(command: Command) -> Result<exit::ExitCode, Failure> {
@@ -90,15 +99,6 @@ fn program(words: &[OsString]) -> String {
         command = next;
     }
     program
-}
-
-/// Prints help or the version on stdout; a closed stdout is no error.
-fn show(text: &clap::Error) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    let styled = text.render();
-    let colour = environment::colour(stdout.is_terminal());
-    let text = if colour { styled.ansi().to_string() } else { styled.to_string() };
-    ignore_closed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
 /// Prints an answer on stdout.

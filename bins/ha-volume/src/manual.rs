@@ -30,7 +30,7 @@ pub(crate) fn serve(arguments: &ManArguments) -> Result<(), Failure> {
     if arguments.markdown {
         let common = [environment::NO_COLOR, environment::CLICOLOR_FORCE, environment::TERM, environment::COLUMNS];
         let environment = [environment::BACKUP_STORES, &common].concat();
-        return print(&reference::page(&mut Definition::command(), "ha-volume <COMMAND>", &environment));
+        return print(&reference::page(&mut Definition::command(), "ha-volume <COMMAND>", &environment, &[]));
     }
     let mut text = Vec::new();
     clap_mangen::Man::new(Definition::command()).render(&mut text).or_failure(FailureKind::Failed)?;

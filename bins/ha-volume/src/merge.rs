@@ -42,6 +42,10 @@ impl Outputs {
                 _ => image = Some(path.clone()),
             }
         }
+        if let Some(image) = image.as_ref().filter(|image| image.as_os_str().as_encoded_bytes().ends_with(b"/")) {
+            let message = format!("-o names a directory: {}", printable_path(image));
+            return Err(Failure::new(FailureKind::Usage, message).hint("-o IMAGE, a file that is not there yet"));
+        }
         let image = image.ok_or_else(|| {
             Failure::new(FailureKind::Usage, "-o names no image, only the form of the summary")
                 .hint("-o IMAGE -o json; for a file of that name: -o ./json")
@@ -239,9 +243,21 @@ fn target(image: &dyn Image, outputs: &Outputs, making: &Making) -> Result<Targe
     }
 }
 
+/// Tells whether an image is made beside its name, so that a failure leaves nothing.
+fn is_file(path: &Path) -> bool {
+    path != Path::new("-")
+        && rustix::fs::stat(path).map_or(true, |target| {
+            rustix::fs::FileType::from_raw_mode(target.st_mode) == rustix::fs::FileType::RegularFile
+        })
+}
+
 fn failure(error: MergeError, path: &Path, work: &Work) -> Failure {
     if matches!(error, MergeError::Stopped) {
-        return work.stopped_by().hint("the same command goes on where it was");
+        let failure = work.stopped_by();
+        return match merge::is_taken_up(path) {
+            true => failure.hint("the same command goes on where it was"),
+            false => failure.hint("the same command starts over"),
+        };
     }
     work.end();
     let halted = || Failure::from_error(FailureKind::Halted, &error);
@@ -255,9 +271,14 @@ fn failure(error: MergeError, path: &Path, work: &Work) -> Failure {
             halted().hint(format!("df -h {}", word(parent)))
         }
         MergeError::DeviceTooSmall { .. } => halted(),
+        // What went to a stream or a device cannot be taken back: that is no halt.
         MergeError::Changed { .. } => {
-            halted().hint("something writes to the replica: stop the volume or k3s on this node, then try again")
+            let kind = if is_file(path) { FailureKind::Halted } else { FailureKind::Failed };
+            Failure::from_error(kind, &error)
+                .hint("something writes to the replica: stop the volume or k3s on this node, then try again")
         }
+        MergeError::TooLarge { .. } => Failure::from_error(FailureKind::Usage, &error)
+            .hint("--output-format raw, or is Size in volume.meta right: ha-volume inspect DIR"),
         MergeError::NoFile { .. } | MergeError::IsSource { .. } | MergeError::RawOnly { .. } => {
             Failure::from_error(FailureKind::Usage, &error).hint("-o IMAGE, a file that is not there yet")
         }
@@ -345,7 +366,9 @@ fn next_step(outputs: &Outputs, inside: &Inside) -> Option<String> {
             format!("next, as root: mount -o loop,nouuid {image} /mnt (it replays the log in the image)")
         }
         Inside::Btrfs { .. } => format!("next, as root: mount -o loop {image} /mnt (it replays the log in the image)"),
-        Inside::Luks { .. } => format!("next, as root: cryptsetup open --readonly --type luks {image} volume"),
+        Inside::Luks { .. } => format!(
+            "next, as root: cryptsetup open --type luks {image} volume && mount /dev/mapper/volume /mnt (it replays the journal in the image)"
+        ),
         _ => return None,
     })
 }

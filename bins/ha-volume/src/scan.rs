@@ -26,7 +26,7 @@ struct Answer {
 }
 
 pub(crate) fn serve(arguments: &ScanArguments) -> Result<ExitCode, Failure> {
-    let (mut disks, mut rows, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut disks, mut rows, mut failed) = (Vec::new(), Vec::<Row>::new(), Vec::new());
     for place in &arguments.places {
         let found = match Remote::parse(place)? {
             Some(remote) => remote_scan(&remote, arguments),
@@ -35,7 +35,12 @@ pub(crate) fn serve(arguments: &ScanArguments) -> Result<ExitCode, Failure> {
         match found {
             Ok((more_disks, more_rows)) => {
                 disks.extend(more_disks);
-                rows.extend(more_rows);
+                // Of places that overlap a replica is one all the same, and not its own competitor.
+                for row in more_rows {
+                    if rows.iter().all(|known| (&known.host, &known.resolved) != (&row.host, &row.resolved)) {
+                        rows.push(row);
+                    }
+                }
             }
             // The others may hold what is looked for.
             Err(failure) if arguments.places.len() > 1 => failed.push(failure),
@@ -64,7 +69,8 @@ pub(crate) fn serve(arguments: &ScanArguments) -> Result<ExitCode, Failure> {
         }
         return Err(failure);
     }
-    Ok(if failed.is_empty() { ExitCode::Success } else { ExitCode::Partial })
+    let all = failed.is_empty() && ranked.iter().all(|(row, _)| !row.unread);
+    Ok(if all { ExitCode::Success } else { ExitCode::Partial })
 }
 
 fn object(row: &Row, place: &Place) -> serde_json::Value {
@@ -166,7 +172,7 @@ fn named(row: &Row) -> String {
             None => format!("ssh://[{host}]{}", row.path),
         },
         Some(host) => format!("ssh://{host}{}", row.path),
-        None => source::word(Path::new(&row.path)),
+        None => source::word_of(&row.path),
     }
 }
 
@@ -194,7 +200,7 @@ fn table(rows: &[&(Row, Place)]) -> Result<String, Failure> {
             row.candidate.layers.map_or_else(|| "-".to_owned(), |layers| layers.to_string()),
             human_bytes(row.candidate.allocated),
             flags(row),
-            render::time(row.candidate.written),
+            render::time(row.candidate.written.iter().max().copied()),
             row.inside.as_ref().map_or("unknown", |inside| inside.name()).to_owned(),
             named(row),
         ]);

@@ -11,8 +11,9 @@ use ha_longhorn::doctor;
 use ha_longhorn::finding::{Finding, Severity};
 use ha_longhorn::inside::{self, Inside};
 use ha_longhorn::inspect;
-use ha_longhorn::layered::{self, Image, Layered, Reading};
+use ha_longhorn::layered::{self, Image, ImageError, Layered, Reading};
 use ha_longhorn::merge::{self, Source};
+use ha_longhorn::qcow2::Qcow2Error;
 use ha_longhorn::replica::Replica;
 use ha_longhorn::source::Stamp;
 use ha_longhorn::watch::Unwatched;
@@ -43,9 +44,19 @@ pub(crate) fn unchanged(stamps: &[(PathBuf, Stamp)]) -> Result<(), Failure> {
 
 /// Writes a path as an argument of a command to type.
 pub(crate) fn word(path: &Path) -> String {
-    let text = printable_path(path);
+    word_of(&printable_path(path))
+}
+
+/// Writes a path that is printable already as an argument. Its escapes are those that a shell reads in `$'…'`.
+pub(crate) fn word_of(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./+:@".contains(&byte);
-    if text.bytes().all(plain) && !text.is_empty() { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if text.bytes().all(plain) && !text.is_empty() {
+        text.to_owned()
+    } else if text.contains('\\') {
+        format!("$'{}'", text.replace('\'', r"\'"))
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// Halts where something would be written into a replica directory.
@@ -69,7 +80,24 @@ pub(crate) fn replica(path: &Path, head: Option<&str>) -> Result<Replica, Failur
 
 /// Opens a backing image.
 pub(crate) fn backing_image(path: Option<&Path>) -> Result<Option<Box<dyn Image>>, Failure> {
-    path.map(|path| backing::open(path).or_failure(FailureKind::Failed)).transpose()
+    let Some(path) = path else { return Ok(None) };
+    let image = backing::open(path).map_err(unreadable)?;
+    if image.size() == 0 {
+        let message = format!("the backing image is empty: {}", printable_path(path));
+        return Err(Failure::new(FailureKind::Failed, message).hint("was it copied whole: sha256sum"));
+    }
+    Ok(Some(image))
+}
+
+/// Says why an image cannot be opened, and what reads it instead.
+fn unreadable(error: ImageError) -> Failure {
+    let failure = Failure::from_error(FailureKind::Failed, &error);
+    match error {
+        ImageError::Qcow2(Qcow2Error::Unsupported { .. }) => {
+            failure.hint("make a raw image of it: qemu-img convert -O raw FILE image.raw")
+        }
+        _ => failure,
+    }
 }
 
 /// Tells whether a source is a directory, and so a replica.
@@ -94,7 +122,7 @@ pub(crate) fn open(path: &Path, arguments: &SourceArguments, verify: Verify) -> 
             return Err(Failure::new(FailureKind::Usage, message));
         }
     }
-    let mut image = backing::open(path).or_failure(FailureKind::Failed)?;
+    let mut image = backing::open(path).map_err(unreadable)?;
     let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
     if inside == Inside::Spdk {
         return Err(declined(path));
@@ -104,6 +132,7 @@ pub(crate) fn open(path: &Path, arguments: &SourceArguments, verify: Verify) -> 
         chain: Vec::new(),
         backing: None,
         best_effort: false,
+        despite_damage: false,
         fingerprint: merge::fingerprint(&*image, "image"),
     };
     Ok(Opened { image, source, findings: Vec::new(), damaged: false, inside })
@@ -132,6 +161,13 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
     let inside = inside::of_image(&mut *image).or_failure(FailureKind::Failed)?;
     let odd = doctor::sparsified(&replica, &chain, backed, Some(&inside), u64::MAX, &Unwatched);
     report.add(odd.or_failure(FailureKind::Failed)?);
+    let densified = |finding: &Finding| matches!(finding, Finding::Densified { .. });
+    if arguments.zeros_are_holes && !arguments.despite_damage && !report.findings.iter().any(densified) {
+        let message = format!("no layer hides all below it, so blocks of zeros are data: {}", printable_path(path));
+        return Err(Failure::new(FailureKind::Halted, message)
+            .hint(format!("without --zeros-are-holes; what copying did to it says: ha-volume doctor {}", word(path)))
+            .hint("to take them for holes all the same: --despite-damage"));
+    }
     let damage = damage(&report.findings, &chain, arguments);
     if !damage.is_empty() && !arguments.despite_damage {
         let text: Vec<String> = damage.iter().map(ToString::to_string).collect();
@@ -148,6 +184,7 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
             .hint("is there a better replica: ha-volume scan")
             .hint("to go on all the same: --despite-damage"));
     }
+    let damaged = !damage.is_empty();
     let backing_name = arguments.backing.as_deref().map(printable_path);
     let source = Source {
         directory: printable_path(path),
@@ -155,8 +192,8 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
         chain,
         backing: backing_name,
         best_effort: arguments.zeros_are_holes,
+        despite_damage: damaged,
     };
-    let damaged = !damage.is_empty();
     for finding in report.findings.iter().filter(|finding| finding.severity() >= Severity::Warning) {
         work::note("warning", &finding.to_string());
     }
@@ -230,7 +267,7 @@ pub(crate) fn need_ext4(path: &Path, opened: &Opened) -> Result<(), Failure> {
         Inside::Ext4 { .. } => return Ok(()),
         Inside::Luks { version } => halted(format!("the volume is encrypted (LUKS{version}): {shown}"))
             .hint(format!("ha-volume merge {} -o volume.img", word(path)))
-            .hint("cryptsetup open --readonly --type luks volume.img volume && mount -o ro /dev/mapper/volume /mnt")
+            .hint("cryptsetup open --type luks volume.img volume && mount /dev/mapper/volume /mnt (it replays the journal)")
             .hint("the passphrase is in the secret that the StorageClass names: CRYPTO_KEY_VALUE"),
         Inside::Xfs { .. } => halted(format!("xfs inside, which only the kernel reads: {shown}"))
             .hint(format!("{image}: mount -o loop,nouuid volume.img /mnt (a copy: it replays the log)")),

@@ -45,10 +45,10 @@ impl ExitCode {
     pub const fn about(self) -> &'static str {
         match self {
             Self::Success => "success, or nothing to do",
-            Self::Failed => "failed; of `diff`: the sides differ",
+            Self::Failed => "failed",
             Self::Usage => "bad usage or configuration; nothing was changed",
             Self::Partial => "partial failure: some operations failed, the rest was done",
-            Self::LockHeld => "the lock is held by another (0 with `--skip-if-locked`)",
+            Self::LockHeld => "the lock is held by another",
             Self::Halted => "halted by a safety rule before anything was changed",
             Self::Interrupted => "interrupted by SIGINT",
             Self::Terminated => "interrupted by SIGTERM",

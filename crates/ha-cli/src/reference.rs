@@ -8,8 +8,8 @@ use crate::environment::Variable;
 use crate::exit::ExitCode;
 
 /// Returns the page of a command: what it is, its flags, its subcommands, the variables and the exit codes. `usage` is
-/// what to type, a line each.
-pub fn page(command: &mut Command, usage: &str, environment: &[Variable]) -> String {
+/// what to type, a line each; `codes` is what exit codes mean beside what they mean everywhere.
+pub fn page(command: &mut Command, usage: &str, environment: &[Variable], codes: &[(ExitCode, &str)]) -> String {
     command.build();
     let name = command.get_name().to_owned();
     let mut page =
@@ -24,7 +24,8 @@ pub fn page(command: &mut Command, usage: &str, environment: &[Variable]) -> Str
     }
     page.push_str("\n## Exit codes\n\n| code | meaning |\n| --- | --- |\n");
     for code in ExitCode::ALL {
-        let _ = writeln!(page, "| {} | {} |", code.code(), code.about());
+        let more = codes.iter().filter(|(of, _)| of == code).map(|(_, more)| format!("; {more}"));
+        let _ = writeln!(page, "| {} | {}{} |", code.code(), code.about(), more.collect::<String>());
     }
     page
 }
@@ -69,7 +70,8 @@ fn flags(page: &mut String, command: &Command, level: &str) {
 fn spelling(argument: &Arg) -> String {
     let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
     let Some(long) = argument.get_long() else {
-        let dots = if argument.get_action().takes_values() && argument.is_required_set() { "" } else { "…" };
+        let many = argument.get_num_args().is_some_and(|range| range.max_values() > 1);
+        let dots = if many { "…" } else { "" };
         return format!("`{}{dots}`", value.unwrap_or_default());
     };
     let short = argument.get_short().map_or_else(String::new, |short| format!("`-{short}`, "));
@@ -83,7 +85,7 @@ fn spelling(argument: &Arg) -> String {
 }
 
 fn is_switch(argument: &Arg) -> bool {
-    argument.is_hide_default_value_set()
+    argument.is_hide_default_value_set() || !argument.get_action().takes_values()
 }
 
 fn default(argument: &Arg) -> String {

@@ -74,6 +74,9 @@ pub fn refusal(error: &clap::Error, program: &str) -> Failure {
         (ErrorKind::TooManyValues, Some(flag), Some(value)) => {
             usage(format!("{flag} takes no value: {value:?}")).hint(help)
         }
+        (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand, ..) => {
+            usage("a subcommand is missing".to_owned()).hint(help)
+        }
         (ErrorKind::InvalidUtf8, ..) => usage("a value is not UTF-8; only paths may be".to_owned()).hint(help),
         _ => {
             let text = error.to_string();

@@ -212,6 +212,13 @@ fn block(
     }
 }
 
+fn with_cause(error: &BackupError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
 /// Is what a check of a backup has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verified {
@@ -219,11 +226,12 @@ pub struct Verified {
     pub blocks: u64,
     /// Their bytes, unpacked.
     pub bytes: u64,
-    /// What is wrong, a sentence for each block.
+    /// What is wrong, a sentence for each block, and one for the volume.
     pub faults: Vec<String>,
 }
 
-/// Reads every block of a backup once: it exists, unpacks, and matches its name.
+/// Reads every block of a backup once: it exists, unpacks, matches its name, and lies in the volume. Without a usable
+/// `volume.cfg` nobody restores it.
 pub fn verify(
     store: &dyn Store,
     volume: &str,
@@ -237,6 +245,16 @@ pub fn verify(
     let size = config.block_size;
     watch.expect(wanted.len() as u64 * size);
     let mut verified = Verified::default();
+    let known = match self::volume(store, volume) {
+        Ok(Some(known)) => image::fits(config, known.size),
+        Ok(None) => Err(BackupError::Missing { path: volume_config_path(volume) }),
+        Err(error) => Err(error),
+    };
+    match known {
+        Err(BackupError::Store(error)) => return Err(error.into()),
+        Err(error) => verified.faults.push(with_cause(&error)),
+        Ok(()) => {}
+    }
     for (checksum, offset) in wanted {
         if watch.stopped() {
             return Err(BackupError::Stopped);

@@ -35,10 +35,8 @@ pub fn sparsified(
         let file = replica.open_layer(name)?;
         let method = Extents::of(&file)?.method();
         let looked = extent::for_each(&file, method, |extent| {
-            if extent.unwritten {
-                return Err(Ended::Found);
-            }
-            let mut position = extent.start;
+            // Unwritten space says nothing: xfs leaves it behind what a copy has written.
+            let mut position = if extent.unwritten { extent.end } else { extent.start };
             while position < extent.end && !watch.stopped() {
                 if left == 0 {
                     return Err(Ended::Enough);
@@ -86,7 +84,7 @@ fn is_known(inside: Option<&Inside>) -> bool {
 pub struct Diagnosis {
     /// Allocated blocks of 4096 bytes, over all layers of the chain.
     pub blocks: u64,
-    /// Of them, those of zeros.
+    /// Of them, those of zeros that were written.
     pub zero_blocks: u64,
     /// What lies inside, where blocks of zeros are taken for holes: a densified head shows only itself otherwise.
     pub inside: Option<Inside>,
@@ -143,11 +141,8 @@ fn zeros(replica: &Replica, name: &str, watch: &dyn Watch) -> Result<(u64, u64),
     let mut buffer = vec![0; 1 << 20];
     extent::for_each(&file, method, |extent| {
         blocks += extent.length().div_ceil(BLOCK);
-        if extent.unwritten {
-            zero += extent.length().div_ceil(BLOCK);
-            return Ok(());
-        }
-        let mut position = extent.start;
+        // Unwritten space says nothing: xfs leaves it behind what a copy has written.
+        let mut position = if extent.unwritten { extent.end } else { extent.start };
         while position < extent.end && !watch.stopped() {
             let length = usize::try_from(extent.end - position).unwrap_or(usize::MAX).min(buffer.len());
             file.read_at(position, &mut buffer[..length])?;

@@ -18,15 +18,15 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::layered::{self, BLOCK, Content, Image, ImageError, PlainImage};
-use crate::qcow2::Qcow2Image;
+use crate::qcow2::{Qcow2Image, Qcow2Writer};
 use crate::replica::Replica;
 use crate::source::{SourceDirectory, SourceFile};
-use crate::watch::Watch;
+use crate::watch::{Unwatched, Watch};
 use marker::State;
 use pipeline::Broken;
 use sink::{DeviceSink, FileSink, Qcow2Sink, Sink, StreamSink};
 
-pub use marker::{Format, Marker, Source, marker_path, read_marker};
+pub use marker::{Format, Marker, Source, beside, marker_path, read_marker};
 pub use pipeline::Hashes;
 pub(crate) use pipeline::hex;
 
@@ -84,6 +84,14 @@ pub enum MergeError {
     RawOnly {
         /// The target.
         path: String,
+    },
+    /// A qcow2 image cannot be so large.
+    #[error("too large for a qcow2 image, which ends at {most} bytes: {size} bytes")]
+    TooLarge {
+        /// The size of the volume in bytes.
+        size: u64,
+        /// What is possible.
+        most: u64,
     },
     /// The image would replace what it is made from.
     #[error("the image would replace what it is made from: {path}")]
@@ -188,11 +196,18 @@ pub fn fingerprint(image: &dyn Image, how: &str) -> String {
         hash.update([0]);
         hash.update(stamp.length.to_le_bytes());
         hash.update(stamp.modified.to_le_bytes());
+        // The time of modification can be set back; this one cannot.
+        hash.update(stamp.changed.to_le_bytes());
         hash.update(stamp.identity.1.to_le_bytes());
     }
     hash.update(image.size().to_le_bytes());
     hash.update(how);
     hex(&hash.finalize())
+}
+
+/// Tells whether a merge into this file was interrupted behind a checkpoint.
+pub fn is_taken_up(path: &Path) -> bool {
+    local::exists(&Files::of(path).state)
 }
 
 /// Makes an image file. `ambiguous` is asked at the end for the count of a best effort.
@@ -203,7 +218,7 @@ pub fn to_file(
     watch: &dyn Watch,
     ambiguous: &dyn Fn(&dyn Image) -> Option<u64>,
 ) -> Result<Done, MergeError> {
-    outside(path)?;
+    possible(image, path, order)?;
     let files = Files::of(path);
     let (part, state) = files.open(order)?;
     if let Some(mut marker) = there(path, order, state.as_ref(), &files, watch)? {
@@ -222,7 +237,7 @@ pub fn to_file(
     // Of an image that was renamed, and is gone, the part is a new one.
     let resumed_at = state.filter(|state| state.is_in(&part)).map_or(0, |state| state.done.min(image.size()));
     let sum = extent(image)?;
-    let made = room(sum.data, held(&part), &part, path).and_then(|()| match order.format {
+    let made = enough(image, sum.data, held(&part), order, &part, path).and_then(|()| match order.format {
         // A size that the file system does not take is found out at once.
         Format::Raw => {
             part.set_len(image.size()).map_err(|cause| MergeError::Write { path: printable_path(path), cause })
@@ -283,7 +298,7 @@ pub fn to_file(
 
 /// Finds out what [`to_file`] would halt at, and makes nothing.
 pub fn check_file(image: &mut dyn Image, path: &Path, order: &Order, watch: &dyn Watch) -> Result<(), MergeError> {
-    outside(path)?;
+    possible(image, path, order)?;
     let files = Files::of(path);
     let part = local::open_if_present(&files.part)?;
     if let Some(part) = &part {
@@ -298,7 +313,8 @@ pub fn check_file(image: &mut dyn Image, path: &Path, order: &Order, watch: &dyn
     let directory = SourceDirectory::open(parent)?;
     rustix::fs::access(parent, Access::WRITE_OK)
         .map_err(|errno| FsError::new("write into", printable_path(parent), errno))?;
-    room(extent(image)?.data, taken_up.map_or(0, held), &directory, path)
+    let data = extent(image)?.data;
+    enough(image, data, taken_up.map_or(0, held), order, &directory, path)
 }
 
 /// Finds out what [`to_device`] would halt at, and writes nothing.
@@ -328,8 +344,12 @@ pub fn check_target(image: &dyn Image, path: &Path) -> Result<bool, MergeError> 
     Ok(device)
 }
 
-/// Halts where a path lies in a replica directory.
-fn outside(path: &Path) -> Result<(), MergeError> {
+/// Halts where a path lies in a replica directory, or where the form cannot hold the image.
+fn possible(image: &dyn Image, path: &Path, order: &Order) -> Result<(), MergeError> {
+    let (size, most) = (image.size(), Qcow2Writer::MOST);
+    if order.format == Format::Qcow2 && size > most {
+        return Err(MergeError::TooLarge { size, most });
+    }
     match Replica::around(path) {
         Some(replica) => Err(MergeError::InReplica { path: printable_path(&replica) }),
         None => Ok(()),
@@ -338,6 +358,24 @@ fn outside(path: &Path) -> Result<(), MergeError> {
 
 fn held(part: &File) -> u64 {
     part.metadata().map_or(0, |part| std::os::unix::fs::MetadataExt::blocks(&part) * 512)
+}
+
+/// Halts where there is no room for the data. Blocks of zeros take none: where that can decide it, they are counted,
+/// which reads the source once more.
+fn enough(
+    image: &mut dyn Image,
+    data: u64,
+    held: u64,
+    order: &Order,
+    place: impl AsFd,
+    path: &Path,
+) -> Result<(), MergeError> {
+    match room(data, held, &place, path) {
+        Err(MergeError::NoSpace { .. }) if order.format == Format::Raw => {
+            room(hash(image, false, &Unwatched)?.data_bytes, held, place, path)
+        }
+        other => other,
+    }
 }
 
 /// Halts where there is no room for the data on the file system of `place`.
@@ -574,7 +612,11 @@ fn is_as_marked(path: &Path, marker: &Marker, watch: &dyn Watch) -> Result<bool,
     };
     match image {
         Ok(mut image) if image.size() == marker.size => {
-            Ok(hash(&mut *image, false, watch)?.blocks_blake3 == marker.blocks_blake3)
+            // All that it says of the bytes, so that nothing is repeated that somebody wrote into it.
+            let found = hash(&mut *image, marker.sha256.is_some(), watch)?;
+            Ok(found.blocks_blake3 == marker.blocks_blake3
+                && found.data_bytes == marker.data_bytes
+                && found.sha256 == marker.sha256)
         }
         // What is no image any more is not what the marker says either.
         Ok(_) | Err(ImageError::Qcow2(_)) => Ok(false),
@@ -582,7 +624,8 @@ fn is_as_marked(path: &Path, marker: &Marker, watch: &dyn Watch) -> Result<bool,
     }
 }
 
-fn rename(part: &Path, image: &Path, replace: bool) -> Result<(), MergeError> {
+/// Gives a durable file the name of an image. Without `replace` nothing may be there.
+pub fn rename(part: &Path, image: &Path, replace: bool) -> Result<(), MergeError> {
     let failed = |errno| FsError::new("rename to", printable_path(image), errno);
     let flags = if replace { rustix::fs::RenameFlags::empty() } else { rustix::fs::RenameFlags::NOREPLACE };
     match rustix::fs::renameat_with(rustix::fs::CWD, part, rustix::fs::CWD, image, flags) {

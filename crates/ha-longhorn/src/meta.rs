@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ha_sync_fs::FsError;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -11,6 +12,9 @@ pub const MOST_BYTES: usize = 1 << 20;
 /// Is why a small file says nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum MetaError {
+    /// It cannot be read.
+    #[error("the file cannot be read")]
+    Unread(#[source] FsError),
     /// It has no content, as after a power cut.
     #[error("the file is empty")]
     Empty,

@@ -22,8 +22,8 @@ pub struct Candidate {
     pub head_allocated: u64,
     /// Allocated bytes of all layers.
     pub allocated: u64,
-    /// The newer of the times at which the head and `volume.meta` were written.
-    pub written: Option<Timestamp>,
+    /// When the head and `volume.meta` were written, ascending.
+    pub written: Vec<Timestamp>,
     /// When the file system inside was written last, by its superblock.
     pub file_system_written: Option<Timestamp>,
     /// Whether a superblock was found.
@@ -119,14 +119,16 @@ fn doubt(candidate: &Candidate) -> u8 {
     }
 }
 
+/// Returns the newest time, before the incident when one is given.
+fn last_before(candidate: &Candidate, before: Option<Timestamp>) -> Option<Timestamp> {
+    candidate.written.iter().copied().filter(|written| before.is_none_or(|before| *written < before)).max()
+}
+
 /// Compares by times and evidence.
 fn soft(a: &Candidate, b: &Candidate, before: Option<Timestamp>) -> Ordering {
     let time = |candidate: &Candidate| {
-        let in_time = match (candidate.written, before) {
-            (Some(written), Some(before)) => written < before,
-            (written, _) => written.is_some(),
-        };
-        (in_time, candidate.head_allocated > 0, candidate.written)
+        let in_time = last_before(candidate, before);
+        (in_time.is_some(), candidate.head_allocated > 0, in_time.or(last_before(candidate, None)))
     };
     time(b)
         .cmp(&time(a))
@@ -149,7 +151,7 @@ fn reasons(
         (Some(layers), []) => say("chain-complete", format!("the chain is complete: {layers} layers")),
         (_, faults) => say("chain-incomplete", faults.join("; ")),
     }
-    if candidate.layers.is_none() && candidate.written.is_none() {
+    if candidate.layers.is_none() && candidate.written.is_empty() {
         // It could not be looked at.
         return reasons;
     }
@@ -177,13 +179,14 @@ fn reasons(
     if candidate.head_allocated == 0 {
         say("head-empty", "its head is empty, so its time says little".to_owned());
     }
-    match (candidate.written, before) {
-        (Some(written), Some(before)) if written >= before => {
-            say("written-after", format!("written last at {written:.0}, after the incident"));
+    match (last_before(candidate, before), last_before(candidate, None)) {
+        (Some(written), Some(last)) if before.is_some() => {
+            let more = if last > written { format!(", and once more at {last:.0}, after it") } else { String::new() };
+            say("written-before", format!("written at {written:.0}, before the incident{more}"));
         }
-        (Some(written), Some(_)) => say("written-before", format!("written last at {written:.0}, before the incident")),
-        (Some(written), None) => say("written", format!("written last at {written:.0}")),
-        (None, _) => {}
+        (None, Some(last)) => say("written-after", format!("written at {last:.0}, after the incident")),
+        (Some(written), _) => say("written", format!("written last at {written:.0}")),
+        (None, None) => {}
     }
     if !candidate.dirty {
         say("clean", "the volume was closed in order".to_owned());
@@ -201,8 +204,8 @@ fn reasons(
 mod tests {
     use super::*;
 
-    fn at(seconds: i64) -> Option<Timestamp> {
-        Timestamp::from_second(1_800_000_000 + seconds).ok()
+    fn at(seconds: i64) -> Vec<Timestamp> {
+        Timestamp::from_second(1_800_000_000 + seconds).into_iter().collect()
     }
 
     fn good() -> Candidate {
@@ -227,7 +230,7 @@ mod tests {
         let broken = Candidate { layers: None, faults: vec!["broken".to_owned()], revision: Some(99), ..good() };
         let rebuilt = Candidate { rebuilding: Some(true), written: at(99), ..good() };
         let older = Candidate { written: at(-9), dirty: false, ..good() };
-        let evidence = Candidate { file_system_written: at(5), ..good() };
+        let evidence = Candidate { file_system_written: at(5).pop(), ..good() };
         for (candidates, expected) in [
             (vec![broken.clone(), good()], [2, 1]),
             (vec![rebuilt.clone(), good()], [2, 1]),
@@ -275,7 +278,10 @@ mod tests {
     fn what_was_written_after_the_incident_comes_later_and_candidates_may_be_close() {
         let after = Candidate { written: at(50), ..good() };
         assert_eq!(order(&[after.clone(), good()], None), [1, 2]);
-        assert_eq!(order(&[after.clone(), good()], at(10)), [2, 1]);
+        assert_eq!(order(&[after.clone(), good()], at(10).pop()), [2, 1]);
+        // One that was only closed or touched after the incident was written before it.
+        let touched = Candidate { written: [at(5), at(50)].concat(), ..good() };
+        assert_eq!(order(&[good(), touched, after.clone()], at(10).pop()), [2, 1, 3]);
         assert!(rank(&[after, good()], None).iter().all(|place| place.close));
         let apart = [Candidate { revision: Some(1), ..good() }, Candidate { revision: Some(2), ..good() }];
         assert!(rank(&apart, None).iter().all(|place| !place.close));

@@ -231,24 +231,28 @@ impl Found {
                 return Ok(());
             }
         };
-        let read = || SourceFile::open_in(directory, &name).and_then(|file| file.read_all(meta::MOST_BYTES));
+        // One small file that cannot be read is a finding like one that cannot be understood.
+        let read = || {
+            let file = SourceFile::open_in(directory, &name).and_then(|file| file.read_all(meta::MOST_BYTES));
+            file.map_err(MetaError::Unread)
+        };
         if text == VOLUME_META {
-            self.volume_meta = Some((meta::parse(&read()?), stamp));
+            self.volume_meta = Some((read().and_then(|content| meta::parse(&content)), stamp));
         } else if text == REVISION {
-            self.revision = Some(meta::revision(&read()?));
+            self.revision = Some(read().and_then(|content| meta::revision(&content)));
         } else if text.ends_with(".tmp") || text.ends_with(".snap_tmp") {
             self.findings.push(Finding::Leftover { name: text.to_owned() });
         } else if text.starts_with("volume-") && text.ends_with(IMAGE) {
             self.layers.entry(text.to_owned()).or_default().image = Some(stamp);
         } else if let Some(layer) = text.strip_suffix(".meta").filter(|layer| layer.ends_with(IMAGE)) {
-            match meta::parse(&read()?) {
+            match read().and_then(|content| meta::parse(&content)) {
                 Ok(meta) => self.layers.entry(layer.to_owned()).or_default().meta = Some(meta),
                 Err(error) => {
                     self.findings.push(Finding::LayerMetaUnusable { layer: layer.to_owned(), why: why(&error) });
                 }
             }
         } else if let Some(layer) = text.strip_suffix(".checksum").filter(|layer| layer.ends_with(IMAGE)) {
-            match meta::parse(&read()?) {
+            match read().and_then(|content| meta::parse(&content)) {
                 Ok(checksum) => self.layers.entry(layer.to_owned()).or_default().checksum = Some(checksum),
                 Err(error) => {
                     self.findings.push(Finding::ChecksumUnusable { layer: layer.to_owned(), why: why(&error) });

@@ -57,6 +57,8 @@ pub struct Row {
     pub host: Option<String>,
     /// Where, printable.
     pub path: String,
+    /// Where, without links, printable.
+    pub resolved: String,
     /// The name of the volume.
     pub volume: String,
     /// The size of the volume in bytes.
@@ -69,6 +71,16 @@ pub struct Row {
     pub findings: Vec<Finding>,
     /// What counts for the rank.
     pub candidate: Candidate,
+    /// Whether it could not be looked at.
+    pub unread: bool,
+}
+
+impl Row {
+    /// Returns the path as the system has it.
+    pub fn place(&self) -> PathBuf {
+        let bytes = ha_sync_core::path::unescape(&self.path).unwrap_or_else(|| self.path.clone().into_bytes());
+        PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
+    }
 }
 
 #[derive(Deserialize)]
@@ -90,7 +102,14 @@ pub fn find(path: &Path) -> Result<(Disk, Vec<PathBuf>), FsError> {
         }
         Err(error) => return Err(error),
     };
-    if Replica::is_at(&directory) {
+    // A disk into which somebody copied a file of a replica is a disk.
+    let is_disk = || directory.stamp(DISK_CONFIG.as_ref()).is_ok_and(|stamp| stamp.is_some());
+    let is_folder = || {
+        let replicas = directory.stamp(REPLICAS.as_ref());
+        replicas.is_ok_and(|stamp| stamp.is_some_and(|stamp| is_directory(stamp.mode)))
+            || ha_sync_fs::local::canonical(path).file_name() == Some(REPLICAS.as_ref())
+    };
+    if Replica::is_at(&directory) && !is_disk() && !is_folder() {
         return Ok((Disk::V1 { path: shown, uuid: None, replicas: 1 }, vec![path.to_owned()]));
     }
     let uuid = config(&directory)?;
@@ -109,7 +128,12 @@ pub fn find(path: &Path) -> Result<(Disk, Vec<PathBuf>), FsError> {
             let path = parent.path().join(&name);
             // One with nothing in it is named all the same: somebody looks for it.
             let named = || of_replicas && name.to_str().is_some_and(|name| replica::volume_name(name) != name);
-            if SourceDirectory::open(&path).is_ok_and(|directory| Replica::is_at(&directory)) || named() {
+            let replica = match SourceDirectory::open(&path) {
+                Ok(directory) => Replica::is_at(&directory),
+                // Nobody can tell what is in it: that is said of it.
+                Err(_) => name.to_str().is_some_and(|name| replica::volume_name(name) != name),
+            };
+            if replica || named() {
                 found.push(path);
             }
         }
@@ -157,17 +181,20 @@ pub fn look(path: &Path) -> Row {
     let mut row = Row {
         host: None,
         path: printable_path(path),
+        resolved: printable_path(&resolved),
         volume: replica::volume_name(&name).to_owned(),
         size: 0,
         chain: Vec::new(),
         inside: None,
         findings: Vec::new(),
         candidate: Candidate::default(),
+        unread: false,
     };
     let replica = match Replica::open(path, None) {
         Ok(replica) => replica,
         Err(error) => {
             row.candidate.faults.push(error.to_line());
+            row.unread = true;
             return row;
         }
     };
@@ -195,7 +222,7 @@ pub fn look(path: &Path) -> Row {
         revision: replica.revision,
         head_allocated: head.map_or(0, |head| head.allocated),
         allocated: replica.allocated(),
-        written: times.into_iter().flatten().max().and_then(inspect::timestamp),
+        written: times.into_iter().flatten().filter_map(inspect::timestamp).collect(),
         file_system_written: inside.as_ref().and_then(Inside::written),
         file_system: inside.as_ref().is_some_and(|inside| !matches!(inside, Inside::Empty | Inside::Unknown)),
         needs_recovery: matches!(inside, Some(Inside::Ext4 { needs_recovery: true, .. })),

@@ -43,7 +43,11 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FsError> {
         }
         Ok(())
     };
-    write().map_err(|error| FsError::local("write", path, error))
+    write().map_err(|error| {
+        // What is left of a write that failed takes space that may be what was missing.
+        let _ = fs::remove_file(&beside);
+        FsError::local("write", path, error)
+    })
 }
 
 /// Is a file that is written beside another one and takes its place when it is whole. Dropped before that, it goes.

@@ -52,6 +52,37 @@ fn our_copy_keeps_every_extent_on_every_file_system() {
     }
 }
 
+/// xfs leaves unwritten space behind what was written, which is no block of zeros.
+#[test]
+fn copies_onto_xfs_are_recognised() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let mounted = need!(ha_testkit::loopmount::loop_mount(ha_testkit::loopmount::FileSystem::Xfs, 400 << 20));
+    for (name, command) in [
+        ("rsync", "rsync -aS pvc-a1-r1/ NAME/"),
+        ("cp", "cp -a --sparse=always pvc-a1-r1 NAME"),
+        (
+            "dd",
+            "mkdir NAME && for f in pvc-a1-r1/*; do dd if=$f of=NAME/${f##*/} conv=sparse bs=4096 status=none; done",
+        ),
+    ] {
+        let copy = mounted.path().join(name);
+        let copy = copy.to_str().unwrap();
+        place.tool("sh", &["-ec", &command.replace("NAME", copy)]);
+        for words in [&["doctor", copy][..], &["inspect", copy]] {
+            assert!(codes(&place.json(words, 3)).contains(&"sparsified".to_owned()), "{words:?}");
+        }
+        place.run(&["merge", copy, "-o", "x.img"]).assert_code(5);
+    }
+}
+
+#[test]
+fn zeros_are_taken_for_holes_only_where_a_layer_hides_all_below() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let failure = place.json(&["merge", "pvc-a1-r1", "-o", "x.img", "--zeros-are-holes"], 5);
+    assert!(failure["hints"].to_string().contains("ha-volume doctor pvc-a1-r1"), "{failure}");
+    assert!(!place.path("x.img").exists());
+}
+
 #[test]
 fn copies_by_other_tools_are_recognised() {
     let place = need!(Place::of("a1-chain.tar.zst"));

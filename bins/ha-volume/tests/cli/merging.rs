@@ -415,3 +415,61 @@ fn memory_does_not_follow_the_size() {
     }
     place.run(&["compare", "raw.img", "qcow2.img", "-o", "json"]).assert_success();
 }
+
+#[test]
+fn a_marker_that_somebody_wrote_into_is_not_believed() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let words = ["merge", "pvc-a1-r1", "-o", "x.img", "--sha256"];
+    place.run(&words).assert_success();
+    let path = place.path("x.img.ha-volume.json");
+    let marker: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (field, value) in [("data_bytes", Value::from(1)), ("sha256", Value::from("00"))] {
+        let mut changed = marker.clone();
+        changed[field] = value;
+        std::fs::write(&path, changed.to_string()).unwrap();
+        place.run(&words).assert_code(5);
+    }
+    std::fs::write(&path, marker.to_string()).unwrap();
+    assert_eq!(place.json(&words, 0)["was_there"], true);
+}
+
+#[test]
+fn room_is_asked_for_data_and_not_for_zeros() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let data = place.json(&["merge", "pvc-a1-r1", "-o", "x.img"], 0)["data_bytes"].as_u64().unwrap();
+    let most = place.json(&["merge", "pvc-a1-r1", "-o", "y.img", "--dry-run"], 0);
+    assert!(most["data_bytes_at_most"].as_u64().unwrap() > data + (6 << 20), "{most}");
+    let small = need!(ha_testkit::loopmount::tmpfs(data + (5 << 20)));
+    let image = small.path().join("x.img");
+    place.run(&["merge", "pvc-a1-r1", "-o", image.to_str().unwrap()]).assert_success();
+    let smaller = need!(ha_testkit::loopmount::tmpfs(data));
+    let image = smaller.path().join("x.img");
+    let outcome = place.run(&["merge", "pvc-a1-r1", "-o", image.to_str().unwrap()]);
+    outcome.assert_code(5);
+    assert!(outcome.stderr.contains("not enough space"), "{}", outcome.stderr);
+    assert_eq!(std::fs::read_dir(smaller.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_no_image_can_be_is_refused_at_once() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let outcome = place.run(&["merge", "pvc-a1-r1", "-o", "below/"]);
+    outcome.assert_code(2);
+    assert!(outcome.stderr.contains("names a directory"), "{}", outcome.stderr);
+    let meta = place.path("pvc-a1-r1/volume.meta");
+    let text = std::fs::read_to_string(&meta).unwrap();
+    let (before, after) = (text.find("\"Size\":").unwrap() + 7, text.find(',').unwrap());
+    std::fs::write(&meta, format!("{}9000000000000000000{}", &text[..before], &text[after..])).unwrap();
+    let outcome = place.run(&["merge", "pvc-a1-r1", "-o", "x.img", "--output-format", "qcow2"]);
+    outcome.assert_code(2);
+    assert!(outcome.stderr.contains("too large for a qcow2 image"), "{}", outcome.stderr);
+}
+
+#[test]
+fn an_empty_backing_image_is_none() {
+    let place = need!(Place::of("e5-backing.tar.zst"));
+    std::fs::write(place.path("empty"), "").unwrap();
+    let outcome = place.run(&["merge", "rep/pvc-e5raw-r1", "-o", "x.img", "--backing", "empty"]);
+    outcome.assert_code(1);
+    assert!(outcome.stderr.contains("the backing image is empty"), "{}", outcome.stderr);
+}

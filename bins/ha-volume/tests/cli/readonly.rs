@@ -18,7 +18,7 @@ fn commands() -> Vec<Vec<&'static str>> {
         vec!["doctor", "--best-effort", "ro/pvc-b2-r1"],
         vec!["compare", "ro/pvc-b2-r1", "ro/pvc-b2-r2"],
         vec!["merge", "ro/pvc-b2-r1", "-o", "x.img"],
-        vec!["merge", "ro/pvc-b2-r1", "-o", "z.img", "--zeros-are-holes"],
+        vec!["merge", "ro/pvc-b2-r1", "-o", "z.img", "--zeros-are-holes", "--despite-damage"],
         vec!["copy", "ro/pvc-b2-r1", "copied"],
         vec!["ls", "-R", "ro/pvc-b2-r1"],
         vec!["cat", "ro/pvc-b2-r1", "/app/f1"],

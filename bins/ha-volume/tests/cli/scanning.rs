@@ -249,3 +249,48 @@ fn a_v2_disk_is_declined_and_nothing_is_nothing() {
     assert!(outcome.stdout.contains("nothing of Longhorn"), "{}", outcome.stdout);
     place.run(&["scan", "absent"]).assert_code(1);
 }
+
+#[test]
+fn a_replica_is_listed_once_and_what_cannot_be_read_is_said() {
+    let place = need!(disks());
+    assert_eq!(ranks(&place.json(&["scan", "one", "one/replicas", "two", "./one"], 0)), RANKED);
+    // A file of a replica in the wrong place hides nothing.
+    std::fs::write(place.path("one/volume.meta"), "{}").unwrap();
+    std::fs::write(place.path("two/replicas/volume.meta"), "{}").unwrap();
+    assert_eq!(ranks(&place.json(&["scan", "one", "two/replicas"], 0)), RANKED);
+    // Of one that only root may read nothing is claimed.
+    let lost = place.path("two/replicas/pvc-b2-0000000b");
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&place.path("."), 0o755);
+    mode(&lost, 0o700);
+    let setpriv = need!(ha_testkit::loopmount::need_tool("setpriv"));
+    let binary = place.path("binary");
+    std::fs::copy(crate::BINARY, &binary).unwrap();
+    let output = std::process::Command::new(setpriv)
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(binary)
+        .args(["scan", "two", "-o", "json"])
+        .current_dir(place.path("."))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = answer["replicas"].as_array().unwrap().iter().find(|row| row["volume"] == "pvc-b2").unwrap();
+    let reasons = row["place"]["reasons"].as_array().unwrap();
+    assert!(reasons.len() == 1 && reasons[0]["text"].to_string().contains("Permission denied"), "{row}");
+}
+
+#[test]
+fn names_with_odd_bytes_are_commands_to_type() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    let odd = place.path(".").join(std::ffi::OsStr::from_bytes(b"it's\xff-0000000a"));
+    std::fs::rename(place.path("pvc-a1-r1"), &odd).unwrap();
+    std::fs::remove_file(odd.join("volume-head-003.img")).unwrap();
+    let failure = place.run(&["scan", "."]);
+    let shown = failure.stdout.lines().find(|line| line.contains("$'")).unwrap();
+    let word = &shown[shown.find("$'").unwrap()..];
+    place.tool("bash", &["-ec", &format!("test -d {word}")]);
+}

@@ -13,22 +13,27 @@ pub struct BackupImage<S: Store + Send> {
     held: Option<(usize, Vec<u8>)>,
 }
 
+/// Fails where a backup makes no sense for a volume of this size.
+pub(super) fn fits(config: &BackupConfig, size: u64) -> Result<(), BackupError> {
+    let misfit = |why: String| Err(BackupError::Misfit { name: config.name.clone(), why });
+    if size == 0 || i64::try_from(size).is_err() {
+        return misfit(format!("volume.cfg says {size} bytes"));
+    }
+    // Cut off without a word it would be another volume. The last block may reach over the end.
+    let outside = |block: &&BlockMapping| block.offset >= size || block.offset.checked_add(config.block_size).is_none();
+    match config.blocks.iter().find(outside) {
+        Some(block) => misfit(format!("a block at {} of {size} bytes", block.offset)),
+        None => Ok(()),
+    }
+}
+
 impl<S: Store + Send> BackupImage<S> {
     /// Takes a finished backup of a volume of this size.
     pub fn new(store: S, volume: &str, config: BackupConfig, size: u64) -> Result<Self, BackupError> {
         if config.created.is_empty() {
             return Err(BackupError::Unfinished { name: config.name });
         }
-        let misfit = |why: String| Err(BackupError::Misfit { name: config.name.clone(), why });
-        if size == 0 || i64::try_from(size).is_err() {
-            return misfit(format!("volume.cfg says {size} bytes"));
-        }
-        // Cut off without a word it would be another volume. The last block may reach over the end.
-        let outside =
-            |block: &&BlockMapping| block.offset >= size || block.offset.checked_add(config.block_size).is_none();
-        if let Some(block) = config.blocks.iter().find(outside) {
-            return misfit(format!("a block at {} of {size} bytes", block.offset));
-        }
+        fits(&config, size)?;
         Ok(Self { store, volume: volume.to_owned(), config, size, held: None })
     }
 

@@ -153,11 +153,26 @@ pub fn write(
     };
     store.put(&path, &backup.to_bytes())?;
     volume.size = volume.size.max(size);
-    volume.block_count += new_blocks;
+    // Counted, not added up: blocks of a backup that was never finished are there already and were not counted.
+    volume.block_count = blocks_in_use(store, &order.volume)?;
     volume.last_backup.clone_from(&order.name);
     volume.last_backup_at.clone_from(&order.now);
     store.put(&super::volume_config_path(&order.volume), &volume.to_bytes())?;
     Ok(Written { path, size, blocks: count, new_blocks, uploaded })
+}
+
+/// Counts the different blocks of all backups of a volume.
+fn blocks_in_use(store: &dyn Store, volume: &str) -> Result<u64, BackupError> {
+    let mut known = BTreeSet::new();
+    for name in super::backups(store, volume)? {
+        match super::backup(store, volume, &name) {
+            Ok(backup) => known.extend(backup.blocks.into_iter().map(|block| block.checksum)),
+            // One that nobody can read uses none.
+            Err(BackupError::Config { .. } | BackupError::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(known.len() as u64)
 }
 
 /// Returns where the first data at or behind a position may begin; the image's end where there are none.

@@ -29,6 +29,9 @@ pub struct Source {
     pub backing: Option<String>,
     /// Whether blocks of zeros were taken for holes: not what the engine would serve.
     pub best_effort: bool,
+    /// Whether it was read in spite of damage: the image may not be what the volume held.
+    #[serde(default)]
+    pub despite_damage: bool,
     /// A hash of names, lengths and times of all files that are read, and of how.
     pub fingerprint: String,
 }
@@ -83,7 +86,7 @@ impl State {
 }
 
 /// Returns a path with words added to its last name.
-pub(super) fn beside(image: &Path, words: &str) -> PathBuf {
+pub fn beside(image: &Path, words: &str) -> PathBuf {
     let mut name = image.file_name().unwrap_or_default().to_owned();
     name.push(words);
     image.with_file_name(name)

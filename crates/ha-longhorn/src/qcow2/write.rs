@@ -32,7 +32,10 @@ impl Qcow2Writer {
     /// Is the size of a cluster in bytes.
     pub const CLUSTER: u64 = CLUSTER;
 
-    /// Starts an image of a size in bytes. The first table comes behind the header.
+    /// Is the largest size whose first table is one that readers take (32 MiB).
+    pub const MOST: u64 = (32 << 20) / 8 * ENTRIES * CLUSTER;
+
+    /// Starts an image of a size in bytes, [`Self::MOST`] at most. The first table comes behind the header.
     pub fn new(size: u64) -> Self {
         let entries = size.div_ceil(CLUSTER * ENTRIES).max(1);
         let l1_clusters = (entries * 8).div_ceil(CLUSTER);

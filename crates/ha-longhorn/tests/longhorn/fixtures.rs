@@ -70,6 +70,7 @@ fn every_replica_merges_to_the_sum_of_the_manifest() {
                 chain: Vec::new(),
                 backing: None,
                 best_effort: false,
+                despite_damage: false,
                 fingerprint: merge::fingerprint(&image, "exact"),
             };
             let order = Order { format, whole_hash: true, replace: false, checkpoint: 1 << 30, durable: false, source };

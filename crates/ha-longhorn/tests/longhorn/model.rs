@@ -74,6 +74,7 @@ fn check(directory: &Path, engine: &Engine, below: Option<&Path>) {
         chain: Vec::new(),
         backing: None,
         best_effort: false,
+        despite_damage: false,
         fingerprint: merge::fingerprint(&image, "test"),
     };
     for format in [Format::Raw, Format::Qcow2] {
