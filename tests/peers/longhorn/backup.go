@@ -15,6 +15,7 @@ import (
 	_ "github.com/longhorn/backupstore/vfs"
 	lhbackup "github.com/longhorn/go-common-libs/backup"
 	"github.com/longhorn/longhorn-engine/pkg/replica"
+	"github.com/longhorn/sparse-tools/sparse"
 )
 
 // How long a backup or its restore may take; the tests' have some megabytes.
@@ -65,14 +66,20 @@ func (s *session) backup(r request) (any, error) {
 	return nil, fmt.Errorf("no backup after %s: %d %%", patience, status.Progress)
 }
 
-// restore writes a backup into a file, or what differs from the backup that the file has.
+// restore writes a backup into a file. Where the file has another backup already, what differs is restored into a file
+// beside it first, and folded into it, as a standby volume does.
 func restore(r request) error {
+	file := r.File
+	if r.Last != "" {
+		file += ".delta"
+		defer os.Remove(file)
+	}
 	operations := &restoring{done: make(chan error, 1), stop: make(chan struct{})}
 	config := &backupstore.DeltaRestoreConfig{
 		BackupURL:       r.URL,
 		DeltaOps:        operations,
 		LastBackupName:  r.Last,
-		Filename:        r.File,
+		Filename:        file,
 		ConcurrentLimit: 2,
 	}
 	start := backupstore.RestoreDeltaBlockBackup
@@ -84,7 +91,10 @@ func restore(r request) error {
 	}
 	select {
 	case err := <-operations.done:
-		return errors.Join(err, unlocked(r.URL))
+		if err = errors.Join(err, unlocked(r.URL)); err != nil || r.Last == "" {
+			return err
+		}
+		return sparse.FoldFile(file, r.File, silent{})
 	case <-time.After(patience):
 		return fmt.Errorf("not restored after %s", patience)
 	}

@@ -6,6 +6,7 @@ mod copies;
 mod damage;
 mod docs;
 mod engine;
+mod exchange;
 mod files;
 mod golden;
 mod kill;
