@@ -63,9 +63,10 @@ fn failure(error: &BackupError) -> Failure {
     match error {
         BackupError::Locked { .. } => Failure::from_error(FailureKind::LockHeld, error)
             .hint("when no Longhorn uses this store any more: --ignore-locks"),
-        BackupError::Name(_) | BackupError::Compression { .. } | BackupError::Size { .. } => {
-            Failure::from_error(FailureKind::Usage, error)
-        }
+        BackupError::Name(_)
+        | BackupError::NotRestorable(_)
+        | BackupError::Compression { .. }
+        | BackupError::Size { .. } => Failure::from_error(FailureKind::Usage, error),
         BackupError::Exists { .. } | BackupError::Unfinished { .. } | BackupError::Misfit { .. } => {
             Failure::from_error(FailureKind::Halted, error)
         }
@@ -291,10 +292,14 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
     let now = format!("{:.0}", Timestamp::now());
     let random = random();
     let name = arguments.name.clone().unwrap_or_else(|| format!("backup-{random}"));
+    // Longhorn builds its next backup on the last one whose snapshot it still has, so nothing but the very content of a
+    // snapshot may have its name.
+    let exact = !opened.damaged && !opened.source.best_effort;
+    let snapshot = arguments.source.snapshot.clone().filter(|_| exact);
     let order = WriteOrder {
         volume: arguments.volume.clone(),
         name: name.clone(),
-        snapshot: arguments.source.snapshot.clone().unwrap_or_else(|| format!("ha-volume-{random}")),
+        snapshot: snapshot.unwrap_or_else(|| format!("ha-volume-{random}")),
         now: now.clone(),
         snapshot_created: now,
         labels: arguments.label.iter().cloned().collect(),

@@ -107,6 +107,9 @@ pub enum BackupError {
     /// The name cannot be part of a path.
     #[error("not a usable name: {0:?}")]
     Name(String),
+    /// Longhorn would refuse the name.
+    #[error("Longhorn takes no name but of two characters or more, the first a letter or digit: {0:?}")]
+    NotRestorable(String),
     /// A local file cannot be read.
     #[error(transparent)]
     File(#[from] FsError),
@@ -141,6 +144,15 @@ fn usable(name: &str) -> Result<(), BackupError> {
     match !name.is_empty() && name.len() < 200 && name.bytes().all(plain) && !name.starts_with('.') {
         true => Ok(()),
         false => Err(BackupError::Name(name.to_owned())),
+    }
+}
+
+/// Checks a name that is to be written: Longhorn restores no other.
+fn restorable(name: &str) -> Result<(), BackupError> {
+    usable(name)?;
+    match name.len() > 1 && name.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+        true => Ok(()),
+        false => Err(BackupError::NotRestorable(name.to_owned())),
     }
 }
 

@@ -282,7 +282,8 @@ impl fmt::Display for Finding {
             }
             Self::Densified { layer } => write!(
                 text,
-                "allocated from end to end, it hides every older layer, as after rsync -a, scp or plain tar: {layer}"
+                "allocated from end to end, it hides every older layer, as after rsync -a, scp or plain tar, \
+                 or a write of the whole volume: {layer}"
             ),
             Self::Sparsified => write!(
                 text,

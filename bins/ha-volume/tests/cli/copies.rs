@@ -152,7 +152,7 @@ fn copies_by_other_tools_are_recognised() {
                     &["extract", name, "/", "out"],
                     &["compare", name, "pvc-a1-r1"],
                     &["fsck", "--replay", name, "-o", &image],
-                    &["backupstore", "write", name, "--target", &other, "--volume", "v"],
+                    &["backupstore", "write", name, "--target", &other, "--volume", "vol"],
                 ] {
                     let outcome = place.run(words);
                     outcome.assert_code(5);

@@ -5,10 +5,13 @@ mod backups;
 mod copies;
 mod damage;
 mod docs;
+mod engine;
+mod exchange;
 mod files;
 mod golden;
 mod kill;
 mod merging;
+mod peer;
 mod readonly;
 mod s3;
 mod scanning;
@@ -40,6 +43,11 @@ struct Place {
 impl Place {
     fn empty() -> Self {
         Self { environment: Environment::new() }
+    }
+
+    /// Makes it in a directory, for a file system of the test's own.
+    fn in_directory(parent: &Path) -> Self {
+        Self { environment: Environment::in_directory(parent) }
     }
 
     fn of(archive: &str) -> Result<Self, Skipped> {

@@ -244,7 +244,7 @@ fn into_a_replica_nothing_is_written_however_it_is_spelled() {
             assert!(outcome.stderr.contains("in a replica directory"), "{}", outcome.stderr);
         }
     }
-    place.run(&["backupstore", "write", "pvc-a1-r2", "--target", "link", "--volume", "v"]).assert_code(5);
+    place.run(&["backupstore", "write", "pvc-a1-r2", "--target", "link", "--volume", "vol"]).assert_code(5);
     before.assert_same(&ha_testkit::tree::Snapshot::of(&place.path("pvc-a1-r1")));
 }
 
@@ -341,7 +341,7 @@ fn a_size_that_the_file_system_does_not_take_fails_at_once() {
         std::fs::write(place.path("image"), [7; 4096]).unwrap();
         let run = |words: &[&str]| place.command(words).timeout(std::time::Duration::from_secs(20)).run();
         run(&["compare", "pvc-x-00000001", "image"]).assert_success();
-        let outcome = run(&["backupstore", "write", "pvc-x-00000001", "--target", ".", "--volume", "v"]);
+        let outcome = run(&["backupstore", "write", "pvc-x-00000001", "--target", ".", "--volume", "vol"]);
         assert!(matches!(outcome.code(), Some(0 | 2)), "{}", outcome.stderr);
         std::fs::remove_dir_all(place.path("backupstore")).ok();
         // On most file systems no file can have it; where one can, it is sparse.

@@ -24,7 +24,7 @@ fn commands() -> Vec<Vec<&'static str>> {
         vec!["cat", "ro/pvc-b2-r1", "/app/f1"],
         vec!["extract", "ro/pvc-b2-r1", "/app", "out"],
         vec!["fsck", "--replay", "ro/pvc-b2-r1", "-o", "f.img"],
-        vec!["backupstore", "write", "ro/pvc-b2-r1", "--volume", "v", "--target", "store"],
+        vec!["backupstore", "write", "ro/pvc-b2-r1", "--volume", "vol", "--target", "store"],
     ]
 }
 

@@ -159,7 +159,10 @@ impl BackupConfig {
         let block_size = match fields.get("Parameters").and_then(Value::as_object) {
             Some(parameters) => match text(parameters, "backup-block-size") {
                 none if none.is_empty() => super::BLOCK_SIZE,
-                size => size.parse().map_err(|_| ConfigError::Field("backup-block-size"))?,
+                size => match quantity(&size).ok_or(ConfigError::Field("backup-block-size"))? {
+                    0 => super::BLOCK_SIZE,
+                    size => size,
+                },
             },
             None => super::BLOCK_SIZE,
         };
@@ -266,6 +269,22 @@ fn number(fields: &Map<String, Value>, name: &'static str) -> Result<u64, Config
         },
         Some(_) => Err(ConfigError::Field(name)),
     }
+}
+
+/// Reads a quantity of Kubernetes, like 2097152 and 2Mi, as far as it is a whole number.
+fn quantity(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "" => 1,
+        "k" => 1000,
+        "M" => 1_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn ordered(fields: &[(&str, Value)]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::codec::{self, Compression, block_name};
 use super::config::{BackupConfig, BlockMapping, VolumeConfig};
 use super::lock::Lock;
-use super::{BLOCK_SIZE, BackupError, Store, StoreError, backup_path, block_path, usable};
+use super::{BLOCK_SIZE, BackupError, Store, StoreError, backup_path, block_path, restorable, usable};
 use crate::layered::{self, Content, Image, ImageError, is_zero};
 use crate::watch::Watch;
 
@@ -79,8 +79,8 @@ pub fn write(
     order: &WriteOrder,
     watch: &dyn Watch,
 ) -> Result<Written, WriteError> {
-    usable(&order.volume)?;
-    usable(&order.name)?;
+    restorable(&order.volume)?;
+    restorable(&order.name)?;
     let size = image.size().next_multiple_of(BLOCK_SIZE);
     if !size.is_multiple_of(order.block_size) {
         return Err(BackupError::Size { size, block_size: order.block_size }.into());
