@@ -12,8 +12,8 @@ use ha_longhorn::backupstore::{
     WriteOrder,
 };
 use ha_longhorn::checksum::Verify;
-use ha_longhorn::layered::Image as _;
-use ha_longhorn::merge::Source;
+use ha_longhorn::layered::Image;
+use ha_longhorn::merge::{self as merging, Source};
 use ha_sync_fs::error::printable_path;
 use jiff::Timestamp;
 use serde_json::json;
@@ -67,9 +67,8 @@ fn failure(error: &BackupError) -> Failure {
         | BackupError::NotRestorable(_)
         | BackupError::Compression { .. }
         | BackupError::Size { .. } => Failure::from_error(FailureKind::Usage, error),
-        BackupError::Exists { .. } | BackupError::Unfinished { .. } | BackupError::Misfit { .. } => {
-            Failure::from_error(FailureKind::Halted, error)
-        }
+        BackupError::Exists { .. } => Failure::from_error(FailureKind::Halted, error).hint("another name: --name NAME"),
+        BackupError::Unfinished { .. } | BackupError::Misfit { .. } => Failure::from_error(FailureKind::Halted, error),
         BackupError::Missing { .. } => {
             Failure::from_error(FailureKind::Failed, error).hint("ha-volume backupstore ls --target DIR")
         }
@@ -308,6 +307,7 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
         lock: format!("lock-{random}"),
         ignore_locks: arguments.ignore_locks,
     };
+    warn_of_space(&arguments.target.target, &mut *opened.image)?;
     let json = arguments.output.output == OutputFormat::Json;
     let work = Work::begin("writing", json)?;
     let written = backupstore::write(&store, &mut *opened.image, &order, &work).map_err(|error| match &error {
@@ -332,6 +332,22 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
         ))?,
     }
     Ok(if opened.damaged || opened.source.best_effort { ExitCode::Partial } else { ExitCode::Success })
+}
+
+/// Warns where the data may not fit. How much of them the store has already, and how small the rest is when it is packed,
+/// is known at the end only.
+fn warn_of_space(target: &Path, image: &mut dyn Image) -> Result<(), Failure> {
+    let Ok(statistics) = rustix::fs::statvfs(target) else { return Ok(()) };
+    let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+    let data = merging::extent(image).or_failure(FailureKind::Failed)?.data;
+    if data > free {
+        let (data, free) = (human_bytes(data), human_bytes(free));
+        work::note(
+            "warning",
+            &format!("it may not fit: {data} before packing, {free} free at {}", printable_path(target)),
+        );
+    }
+    Ok(())
 }
 
 /// Returns 16 random hexadecimal digits, as Longhorn names its backups.

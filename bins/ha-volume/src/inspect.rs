@@ -1,24 +1,27 @@
 //! `ha-volume inspect`.
 
-use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
-use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
+use ha_cli::summary::{self, OutputFormat, grouped, human_bytes};
 use ha_cli::table::{Align, Table};
 use ha_longhorn::checksum::{Verdict, Verify};
 use ha_longhorn::doctor;
 use ha_longhorn::extent::{self, Extent, Extents, Method};
 use ha_longhorn::finding::{Finding, Severity};
+use ha_longhorn::inside::Inside;
 use ha_longhorn::inspect::{self, LayerReport, Report};
+use ha_longhorn::meta::VolumeMeta;
 use ha_longhorn::replica::Replica;
 use ha_sync_fs::FsError;
 use ha_sync_fs::error::printable_path;
-use serde_json::json;
+use serde::ser::SerializeSeq as _;
+use serde::{Serialize, Serializer};
 
 use crate::arguments::InspectArguments;
 use crate::work::Work;
-use crate::{print, render, source};
+use crate::{render, source};
 
 pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
     let InspectArguments { directory, quick, extents, backing, head, output } = arguments;
@@ -37,29 +40,39 @@ pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
         return Err(work.stopped_by());
     }
     work.end();
-    let extents = if *extents { Some(extents_of(&replica)?) } else { None };
     match output.output {
-        OutputFormat::Json => print(&json_line(&json!({
-            "extents": extents,
-            "directory": printable_path(directory),
-            "size": replica.size,
-            "meta": replica.meta,
-            "revision": replica.revision,
-            "chain": replica.chain.as_ref().ok(),
-            "layers": report.layers,
-            "inside": report.inside,
-            "findings": report.findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
-        })))?,
+        OutputFormat::Json => write(|out| {
+            let answer = Answer {
+                directory: printable_path(directory),
+                size: replica.size,
+                meta: replica.meta.as_ref(),
+                revision: replica.revision,
+                chain: replica.chain.as_ref().ok(),
+                layers: &report.layers,
+                inside: report.inside.as_ref(),
+                findings: report.findings.iter().map(Finding::to_json).collect(),
+                extents: extents.then_some(EveryLayer(&replica)),
+            };
+            serde_json::to_writer(&mut *out, &answer)?;
+            out.write_all(b"\n")
+        })?,
         OutputFormat::Text => {
-            let mut text = text(arguments, &replica, &report)?;
-            for (layer, extents) in extents.iter().flatten() {
-                text.push_str(&format!("\n{layer}\n"));
-                for extent in extents {
-                    let unwritten = if extent.unwritten { "  unwritten" } else { "" };
-                    text.push_str(&format!("  {} + {}{unwritten}\n", extent.start, extent.length()));
+            let text = text(arguments, &replica, &report)?;
+            write(|out| {
+                out.write_all(text.as_bytes())?;
+                for layer in replica.layers.keys().filter(|_| *extents) {
+                    write!(out, "\n{layer}\n")?;
+                    let each = |extent: Extent| {
+                        let unwritten = if extent.unwritten { "  unwritten" } else { "" };
+                        writeln!(out, "  {} + {}{unwritten}", extent.start, extent.length())
+                    };
+                    each_extent(&replica, layer, each).map_err(|ended| match ended {
+                        Ended::Read(error) => io::Error::other(error),
+                        Ended::Write(error) => error,
+                    })?;
                 }
-            }
-            print(&text)?;
+                Ok(())
+            })?;
         }
     }
     Ok(code(&report.findings))
@@ -73,22 +86,70 @@ pub(crate) fn code(findings: &[Finding]) -> ExitCode {
     }
 }
 
-type ExtentsByLayer = BTreeMap<String, Vec<Extent>>;
+/// Writes an answer to stdout piece by piece: there may be millions of extents.
+fn write(answer: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = answer(&mut out).and_then(|()| out.flush());
+    summary::ignore_closed(written)
+        .or_failure(FailureKind::Failed)
+        .map_err(|failure| failure.context("failed to write to stdout"))
+}
 
-fn extents_of(replica: &Replica) -> Result<ExtentsByLayer, Failure> {
-    let mut extents = BTreeMap::new();
-    for name in replica.layers.keys() {
-        let file = replica.open_layer(name).or_failure(FailureKind::Failed)?;
-        let method = Extents::of(&file).or_failure(FailureKind::Failed)?.method();
-        let mut found = Vec::new();
-        extent::for_each(&file, method, |extent| {
-            found.push(extent);
-            Ok::<_, FsError>(())
-        })
-        .or_failure(FailureKind::Failed)?;
-        extents.insert(name.clone(), found);
+#[derive(Serialize)]
+struct Answer<'a> {
+    directory: String,
+    size: u64,
+    meta: Option<&'a VolumeMeta>,
+    revision: Option<u64>,
+    chain: Option<&'a Vec<String>>,
+    layers: &'a [LayerReport],
+    inside: Option<&'a Inside>,
+    findings: Vec<serde_json::Value>,
+    extents: Option<EveryLayer<'a>>,
+}
+
+/// Is the extents of each layer, looked up as they are written.
+struct EveryLayer<'a>(&'a Replica);
+
+impl Serialize for EveryLayer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.layers.keys().map(|name| (name, OneLayer(self.0, name))))
     }
-    Ok(extents)
+}
+
+struct OneLayer<'a>(&'a Replica, &'a str);
+
+impl Serialize for OneLayer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = serializer.serialize_seq(None)?;
+        each_extent(self.0, self.1, |extent| sequence.serialize_element(&extent)).map_err(|ended| match ended {
+            Ended::Read(error) => serde::ser::Error::custom(error.to_line()),
+            Ended::Write(error) => error,
+        })?;
+        sequence.end()
+    }
+}
+
+/// Is why the extents of a layer were not written to the end.
+enum Ended<E> {
+    Read(FsError),
+    Write(E),
+}
+
+impl<E> From<FsError> for Ended<E> {
+    fn from(error: FsError) -> Self {
+        Self::Read(error)
+    }
+}
+
+fn each_extent<E>(
+    replica: &Replica,
+    layer: &str,
+    mut each: impl FnMut(Extent) -> Result<(), E>,
+) -> Result<(), Ended<E>> {
+    let file = replica.open_layer(layer)?;
+    let method = Extents::of(&file)?.method();
+    extent::for_each(&file, method, |extent| each(extent).map_err(Ended::Write))
 }
 
 /// Returns the layers as a tree has them, each with its depth: the live chain from the head down, then each branch from
