@@ -20,6 +20,7 @@ usage: cargo xtask <command>
   bench [options]  ours, unison, rsync, rclone and cp in turn (--help lists the options); needs root
   dist [options]   static binaries, an OCI image, checksums and an SBOM (--help lists the options)
   kube-assets      a Kubernetes control plane for the tests, built once from Go modules
+  peers            other programs that the tests run ours against, built once from Go modules
 ";
 
 fn main() -> ExitCode {
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["demo", ref options @ ..] => demo::run(options),
         ["test"] => test::run(),
-        ["kube-assets"] => assets::run(),
+        ["kube-assets"] => assets::kubernetes(),
+        ["peers"] => assets::peers(),
         // The bench needs crates that take a while to build, so it is a program of its own.
         ["bench", ref options @ ..] => {
             step::Step::cargo(&["run", "--quiet", "--release", "--package", "ha-bench", "--"]).args(options).run_plain()

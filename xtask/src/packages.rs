@@ -17,6 +17,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("galera-4", "a cluster node among the database servers of the tests"),
     ("gcc", "links Rust programs and compiles the SQLite that is built in"),
     ("libc6-dev", "the same"),
+    ("libqcow-dev", "Longhorn's engine, which the tests build, reads qcow2 backing images by it"),
     ("mariadb-client-core", "reads the audit store on a server from outside"),
     ("mariadb-server-core", "the audit store on a real MariaDB, started by the tests"),
     ("mount", "loop, bind and read-only mounts"),
@@ -37,6 +38,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("unison", "a peer in comparisons"),
     ("util-linux", "findmnt, flock, losetup"),
     ("xfsprogs", "mkfs.xfs: a real xfs"),
+    ("zlib1g-dev", "the same as libqcow-dev, which does not bring it"),
     ("zstd", "extracts the Longhorn fixtures"),
 ];
 

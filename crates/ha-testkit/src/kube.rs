@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::loopmount::{Skipped, need_tool};
+use crate::peers;
 
 /// How long it may take to be ready; a machine that does nothing else needs about 3 s.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -284,10 +285,7 @@ fn assets() -> Result<PathBuf, Skipped> {
     if let Some(theirs) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty()) {
         return Ok(theirs.into());
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |dir| workspace.join(dir));
-    let made = std::fs::read_dir(target.join("kube-assets")).into_iter().flatten().flatten();
+    let made = std::fs::read_dir(peers::target().join("kube-assets")).into_iter().flatten().flatten();
     let mut made: Vec<PathBuf> = made.map(|entry| entry.path()).filter(|path| path.join("stamp").is_file()).collect();
     made.retain(|path| path.extension().is_none_or(|extension| extension != "new"));
     made.sort();

@@ -6,6 +6,7 @@
 //! - [`tree`]: makes trees, and compares whole trees.
 //! - [`mariadb`]: a real MariaDB server of the test's own; [`wire`]: what else may be at the end of a connection.
 //! - [`kube`]: a Kubernetes API server with etcd, and accounts with few rights.
+//! - [`peers`]: the programs of others that `cargo xtask peers` builds.
 //! - [`command`]: runs the real binary in a hermetic environment, also under fault injection.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
@@ -16,5 +17,6 @@ pub mod longhorn;
 pub mod loopmount;
 pub mod mariadb;
 pub mod passthrough;
+pub mod peers;
 pub mod tree;
 pub mod wire;
