@@ -6,7 +6,7 @@
 //! - [`tree`]: makes trees, and compares whole trees.
 //! - [`mariadb`]: a real MariaDB server of the test's own; [`wire`]: what else may be at the end of a connection.
 //! - [`kube`]: a Kubernetes API server with etcd, and accounts with few rights.
-//! - [`peers`]: the programs of others that `cargo xtask peers` builds.
+//! - [`peers`]: the programs of others that `cargo xtask peers` builds; [`s3`]: one of them, an S3 server.
 //! - [`command`]: runs the real binary in a hermetic environment, also under fault injection.
 #![allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
 
@@ -18,5 +18,6 @@ pub mod loopmount;
 pub mod mariadb;
 pub mod passthrough;
 pub mod peers;
+pub mod s3;
 pub mod tree;
 pub mod wire;
