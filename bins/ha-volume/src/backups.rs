@@ -23,11 +23,16 @@ use crate::arguments::{
 };
 use crate::merge::{self, Made, Making, Outputs};
 use crate::work::{self, Work};
-use crate::{print, source};
+use crate::{print, source, ssh};
 
 fn open(target: &Path) -> Result<Box<dyn Store + Send>, Failure> {
     if let Some(text) = target.to_str().filter(|text| text.starts_with("s3://")) {
         return object_store(text);
+    }
+    if ssh::is_remote(target.as_os_str()) {
+        let message = format!("a backup target is not reached through ssh: {}", printable_path(target));
+        return Err(Failure::new(FailureKind::Usage, message)
+            .hint("a directory, such as an NFS mount, or s3://BUCKET@REGION/PREFIX/"));
     }
     if !ha_sync_fs::local::is_directory(&ha_sync_fs::local::canonical(target)) {
         let message = format!("the backup target is no directory: {}", printable_path(target));

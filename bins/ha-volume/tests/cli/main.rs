@@ -12,6 +12,7 @@ mod merging;
 mod readonly;
 mod s3;
 mod scanning;
+mod ssh;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
