@@ -409,7 +409,8 @@ pub(crate) struct TargetArguments {
     /// Backup target: the directory in which `backupstore` is, such as an NFS mount, or s3://BUCKET@REGION/PREFIX/
     ///
     /// For S3 the keys, and the endpoint of a store that is not AWS, are taken from the environment, under the names
-    /// of Longhorn's secret: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT.
+    /// of Longhorn's secret: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT,
+    /// VIRTUAL_HOSTED_STYLE.
     #[arg(long, value_name = "TARGET", value_hint = ValueHint::DirPath)]
     pub(crate) target: PathBuf,
 }

@@ -142,12 +142,19 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, sent: bool) {
                 Ok(length) => {
                     let before = passed.fetch_add(length as u64, SeqCst);
                     let left = most.load(SeqCst).saturating_sub(before);
-                    let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
-                    if to.write_all(&buffer[..length]).is_err() {
+                    let now = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+                    if to.write_all(&buffer[..now]).is_err() {
                         break;
                     }
-                    if before + length as u64 >= most.load(SeqCst) {
+                    if before + now as u64 >= most.load(SeqCst) {
                         state.broken.store(true, SeqCst);
+                    }
+                    // The rest of it waits, and passes when the way is open again.
+                    while state.broken.load(SeqCst) && state.stall.load(SeqCst) && !state.ended.load(SeqCst) {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    if now < length && (state.broken.load(SeqCst) || to.write_all(&buffer[now..length]).is_err()) {
+                        break;
                     }
                 }
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
