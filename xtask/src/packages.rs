@@ -23,6 +23,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("mount", "loop, bind and read-only mounts"),
     ("musl-tools", "musl-gcc: the static binary"),
     ("openssl", "certificates for a database server and the keys of a control plane"),
+    ("openssh-client", "replicas on another host are found and copied through ssh"),
+    ("openssh-server", "that other host, started by the tests"),
     ("qemu-utils", "qemu-img: makes qcow2 images for tests, a peer in comparisons"),
     ("python3-jsonschema", "validates inventories against the published schema"),
     ("python3-yaml", "the same"),

@@ -1,5 +1,6 @@
 //! The command line, as clap sees it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -140,7 +141,7 @@ pub(crate) struct SourceArguments {
 pub(crate) struct ScanArguments {
     /// Disks, folders of replica directories, replica directories, ssh://HOST/PATH
     #[arg(value_name = "PLACE", default_value = "/var/lib/longhorn")]
-    pub(crate) places: Vec<String>,
+    pub(crate) places: Vec<OsString>,
     /// Time of the incident: what was written after it counts less
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) before: Option<Timestamp>,
@@ -279,8 +280,8 @@ pub(crate) struct MergeArguments {
 #[derive(Debug, Args)]
 pub(crate) struct CopyArguments {
     /// Replica directory, or ssh://HOST/PATH of one
-    #[arg(value_name = "DIR")]
-    pub(crate) directory: String,
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: OsString,
     /// Where the copy is made; nothing may be there
     #[arg(value_name = "DEST", value_hint = ValueHint::AnyPath)]
     pub(crate) destination: PathBuf,
@@ -408,7 +409,8 @@ pub(crate) struct TargetArguments {
     /// Backup target: the directory in which `backupstore` is, such as an NFS mount, or s3://BUCKET@REGION/PREFIX/
     ///
     /// For S3 the keys, and the endpoint of a store that is not AWS, are taken from the environment, under the names
-    /// of Longhorn's secret: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT.
+    /// of Longhorn's secret: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT,
+    /// VIRTUAL_HOSTED_STYLE.
     #[arg(long, value_name = "TARGET", value_hint = ValueHint::DirPath)]
     pub(crate) target: PathBuf,
 }

@@ -8,8 +8,8 @@ use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
 use ha_cli::table::{Align, Table};
 use ha_longhorn::backupstore::{
-    self, BackupConfig, BackupError, BackupImage, Compression, DirectoryStore, S3Settings, S3Store, Store, WriteError,
-    WriteOrder,
+    self, BackupConfig, BackupError, BackupImage, Compression, DirectoryStore, S3Settings, S3Store, Store, StoreError,
+    WriteError, WriteOrder,
 };
 use ha_longhorn::checksum::Verify;
 use ha_longhorn::layered::Image;
@@ -23,11 +23,16 @@ use crate::arguments::{
 };
 use crate::merge::{self, Made, Making, Outputs};
 use crate::work::{self, Work};
-use crate::{print, source};
+use crate::{print, source, ssh};
 
 fn open(target: &Path) -> Result<Box<dyn Store + Send>, Failure> {
     if let Some(text) = target.to_str().filter(|text| text.starts_with("s3://")) {
         return object_store(text);
+    }
+    if ssh::is_remote(target.as_os_str()) {
+        let message = format!("a backup target is not reached through ssh: {}", printable_path(target));
+        return Err(Failure::new(FailureKind::Usage, message)
+            .hint("a directory, such as an NFS mount, or s3://BUCKET@REGION/PREFIX/"));
     }
     if !ha_sync_fs::local::is_directory(&ha_sync_fs::local::canonical(target)) {
         let message = format!("the backup target is no directory: {}", printable_path(target));
@@ -54,6 +59,14 @@ fn object_store(target: &str) -> Result<Box<dyn Store + Send>, Failure> {
         access_key: needed(environment::AWS_ACCESS_KEY_ID)?,
         secret_key: needed(environment::AWS_SECRET_ACCESS_KEY)?,
         certificates: text(environment::AWS_CERT),
+        virtual_hosted: match text(environment::VIRTUAL_HOSTED_STYLE).as_deref() {
+            Some("true") => true,
+            None | Some("false") => false,
+            Some(other) => {
+                let name = environment::VIRTUAL_HOSTED_STYLE.name;
+                return Err(Failure::new(FailureKind::Usage, format!("{name} is neither true nor false: {other}")));
+            }
+        },
         ..settings
     };
     Ok(Box::new(S3Store::new(settings, Timestamp::now).or_failure(FailureKind::Usage)?))
@@ -62,7 +75,12 @@ fn object_store(target: &str) -> Result<Box<dyn Store + Send>, Failure> {
 fn failure(error: &BackupError) -> Failure {
     match error {
         BackupError::Locked { .. } => Failure::from_error(FailureKind::LockHeld, error)
+            .hint(format!(
+                "the lock of a process that has ended expires {} s after it was written",
+                backupstore::LOCK_EXPIRY
+            ))
             .hint("when no Longhorn uses this store any more: --ignore-locks"),
+        BackupError::Store(error) => store_failure(error),
         BackupError::Name(_)
         | BackupError::NotRestorable(_)
         | BackupError::Compression { .. }
@@ -73,6 +91,31 @@ fn failure(error: &BackupError) -> Failure {
             Failure::from_error(FailureKind::Failed, error).hint("ha-volume backupstore ls --target DIR")
         }
         _ => Failure::from_error(FailureKind::Failed, error),
+    }
+}
+
+fn store_failure(error: &StoreError) -> Failure {
+    let failure = Failure::from_error(FailureKind::Failed, error);
+    match error {
+        StoreError::Refused { code, .. } => match code.as_str() {
+            "SignatureDoesNotMatch" | "InvalidAccessKeyId" => {
+                failure.hint("the keys, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the region, behind the @")
+            }
+            "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" => {
+                failure.hint("the region of the bucket goes behind the @ of the target")
+            }
+            "AccessDenied" => failure.hint("these keys may not do that in this bucket; listing takes s3:ListBucket"),
+            "NoSuchBucket" => failure.hint(
+                "s3://BUCKET@REGION/PREFIX/; VIRTUAL_HOSTED_STYLE=true for a store that wants the bucket in the host",
+            ),
+            "RequestTimeTooSkewed" => failure.hint("the clock of this machine is wrong: timedatectl"),
+            _ => failure,
+        },
+        StoreError::Transport { .. } => {
+            failure.hint("AWS_ENDPOINTS for a store that is not AWS, AWS_CERT for a certificate of its own")
+        }
+        StoreError::Odd { .. } => failure.hint("is AWS_ENDPOINTS the address of the store itself"),
+        StoreError::File(_) | StoreError::Settings(_) => failure,
     }
 }
 
@@ -306,6 +349,7 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
         block_size: arguments.block_size,
         lock: format!("lock-{random}"),
         ignore_locks: arguments.ignore_locks,
+        lock_renewal: backupstore::LOCK_RENEWAL,
     };
     warn_of_space(&arguments.target.target, &mut *opened.image)?;
     let json = arguments.output.output == OutputFormat::Json;
@@ -317,6 +361,9 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
         WriteError::Read(_) => Failure::from_error(FailureKind::Failed, &error),
     })?;
     work.end();
+    for lock in &written.expired_locks {
+        work::note("warning", &format!("looked past a lock that has expired: {lock}"));
+    }
     let url = format!("TARGET?backup={name}&volume={}", arguments.volume);
     match json {
         true => print(&json_line(&json!({

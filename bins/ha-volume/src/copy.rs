@@ -14,25 +14,15 @@ use serde_json::json;
 use crate::arguments::CopyArguments;
 use crate::ssh::{self, Remote};
 use crate::work::Work;
-use crate::{print, scan, source};
+use crate::{print, scan, source, work};
 
 pub(crate) fn serve(arguments: &CopyArguments) -> Result<ExitCode, Failure> {
     let CopyArguments { directory, destination, remote_binary, quiet, output } = arguments;
     source::outside_replicas(destination)?;
+    let remote = Remote::parse(directory)?;
     let work = Work::begin("copying", *quiet || output.output == OutputFormat::Json)?;
-    let map = match Remote::parse(directory)? {
-        Some(remote) => {
-            let words = ["send".to_owned(), "--".to_owned(), remote.path.clone()];
-            let (running, stdout) = ssh::start(&remote, remote_binary.as_deref(), &words)?;
-            let received = copy::receive(&mut BufReader::with_capacity(1 << 20, stdout), destination, &work);
-            match (received, running.wait()) {
-                (Ok(map), Ok(())) => map,
-                // What was said there is the cause of a stream that breaks off.
-                (Err(CopyError::Stream(_)), Err(failure)) => return Err(failure),
-                (Err(error), _) => return Err(failed(error, &work)),
-                (Ok(_), Err(failure)) => return Err(failure),
-            }
-        }
+    let map = match &remote {
+        Some(remote) => fetched(remote, remote_binary.as_deref(), destination, &work)?,
         None => local(Path::new(directory), destination, &work)?,
     };
     work.end();
@@ -56,6 +46,30 @@ pub(crate) fn serve(arguments: &CopyArguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
+/// Copies a replica directory of another host.
+fn fetched(remote: &Remote, binary: Option<&Path>, destination: &Path, work: &Work) -> Result<Map, Failure> {
+    copy::vacant(destination).map_err(|error| failed(&error, work))?;
+    let words = ["send".into(), "--".into(), remote.path.clone()];
+    let (running, printed) = ssh::start(remote, binary, &words, work)?;
+    let received = copy::receive(&mut BufReader::with_capacity(1 << 20, printed), destination, work);
+    match received {
+        Ok(map) => {
+            // The copy is whole and verified, however it ended there.
+            if let Err(failure) = running.wait(&[0]) {
+                work::note("warning", &failure.one_line());
+            }
+            Ok(Map { source: format!("ssh://{}{}", remote.authority, map.source), ..map })
+        }
+        // What was said there is the cause of a stream that breaks off.
+        Err(CopyError::Stream(_)) if !work.stopped() => {
+            let failure = running.wait(&[]).err();
+            work.end();
+            Err(failure.unwrap_or_else(|| Failure::new(FailureKind::Failed, "the copy broke off")))
+        }
+        Err(error) => Err(failed(&error, work)),
+    }
+}
+
 fn local(directory: &Path, destination: &Path, work: &Work) -> Result<Map, Failure> {
     source::replica(directory, None)?;
     let (reader, writer) = std::io::pipe().or_failure(FailureKind::Failed)?;
@@ -75,30 +89,33 @@ fn local(directory: &Path, destination: &Path, work: &Work) -> Result<Map, Failu
             Ok(map)
         }
         // Of two ends of a broken pipe the one that broke it tells the cause.
-        (Err(CopyError::Stream(_)), Err(error)) | (Ok(_), Err(error)) => Err(failed(error, work)),
-        (Err(error), _) => Err(failed(error, work)),
+        (Err(CopyError::Stream(_)), Err(error)) | (Ok(_), Err(error)) => Err(failed(&error, work)),
+        (Err(error), _) => Err(failed(&error, work)),
     }
 }
 
-fn failed(error: CopyError, work: &Work) -> Failure {
+fn failed(error: &CopyError, work: &Work) -> Failure {
     if work.stopped() {
         return work.stopped_by().hint("the same command begins anew");
     }
     work.end();
-    match &error {
-        CopyError::Busy(_) => Failure::from_error(FailureKind::LockHeld, &error),
-        CopyError::Exists(_) | CopyError::NoSpace { .. } | CopyError::Changed(_) => {
-            Failure::from_error(FailureKind::Halted, &error)
-        }
-        _ => Failure::from_error(FailureKind::Failed, &error),
-    }
+    failure(error)
+}
+
+fn failure(error: &CopyError) -> Failure {
+    let kind = match error {
+        CopyError::Busy(_) => FailureKind::LockHeld,
+        CopyError::Exists(_) | CopyError::NoSpace { .. } | CopyError::Changed(_) => FailureKind::Halted,
+        _ => FailureKind::Failed,
+    };
+    Failure::from_error(kind, error)
 }
 
 /// Writes a replica directory to stdout.
 pub(crate) fn send(directory: &Path) -> Result<ExitCode, Failure> {
     source::replica(directory, None)?;
     let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout());
-    let skipped = copy::send(directory, &mut out, &Unwatched).or_failure(FailureKind::Failed)?;
+    let skipped = copy::send(directory, &mut out, &Unwatched).map_err(|error| failure(&error))?;
     out.flush().or_failure(FailureKind::Failed)?;
     scan::left_out(&skipped);
     Ok(ExitCode::Success)

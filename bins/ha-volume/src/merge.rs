@@ -50,6 +50,7 @@ impl Outputs {
             Failure::new(FailureKind::Usage, "-o names no image, only the form of the summary")
                 .hint("-o IMAGE -o json; for a file of that name: -o ./json")
         })?;
+        source::written_here(&image)?;
         Ok(Self { image, format })
     }
 

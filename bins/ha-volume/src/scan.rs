@@ -1,5 +1,6 @@
 //! `ha-volume scan`.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use ha_cli::exit::ExitCode;
@@ -9,6 +10,7 @@ use ha_cli::table::{Align, Table};
 use ha_longhorn::finding::{Finding, Severity};
 use ha_longhorn::rank::{Place, Standing};
 use ha_longhorn::scan::{self, Disk, Row};
+use ha_longhorn::watch::Unwatched;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -17,6 +19,9 @@ use crate::close::{self, Close};
 use crate::ssh::{self, Remote};
 use crate::work;
 use crate::{print, render, source};
+
+/// Are the exit codes with which a scan has answered.
+const ANSWERED: [i32; 3] = [0, 3, 5];
 
 /// Is what a scan on another host answers.
 #[derive(Deserialize)]
@@ -93,22 +98,24 @@ fn local_scan(place: &Path) -> Result<Found, Failure> {
 }
 
 fn remote_scan(remote: &Remote, arguments: &ScanArguments) -> Result<Found, Failure> {
-    let words = [
-        "scan".to_owned(),
-        "--output=json".to_owned(),
-        "--no-compare".to_owned(),
-        "--".to_owned(),
-        remote.path.clone(),
-    ];
-    let output = ssh::run(remote, arguments.remote_binary.as_deref(), &words)?;
-    let answer: Answer = serde_json::from_slice(&output)
-        .or_failure(FailureKind::Failed)
-        .map_err(|failure| failure.context(format!("the answer of {} cannot be understood", remote.host)))?;
-    let mut rows = answer.replicas;
-    for row in &mut rows {
-        row.host = Some(remote.host.clone());
+    let mut words: Vec<OsString> = ["scan", "--output=json", "--no-compare", "--"].map(Into::into).into();
+    words.push(remote.path.clone());
+    // Damage is told by what is printed, and so is a disk of the v2 engine.
+    let (output, code) = ssh::run(remote, arguments.remote_binary.as_deref(), &words, &Unwatched, &ANSWERED)?;
+    let answer: Answer = serde_json::from_slice(&output).or_failure(FailureKind::Failed).map_err(|failure| {
+        failure
+            .context(format!("the answer of {} cannot be understood; it ended with {code}", remote.authority))
+            .hint("does the shell there print something of its own, or is that program of another version")
+    })?;
+    let (mut disks, mut rows) = (answer.disks, answer.replicas);
+    for disk in &mut disks {
+        let (Disk::V1 { path, .. } | Disk::V2 { path } | Disk::Nothing { path }) = disk;
+        *path = format!("ssh://{}{path}", remote.authority);
     }
-    Ok((answer.disks, rows))
+    for row in &mut rows {
+        row.host = Some(remote.authority.clone());
+    }
+    Ok((disks, rows))
 }
 
 fn text(disks: &[Disk], ranked: &[(Row, Place)], close: &[Close]) -> Result<String, Failure> {
@@ -167,11 +174,8 @@ fn side_by_side(first: &Row, second: &Row) -> String {
 
 fn named(row: &Row) -> String {
     match &row.host {
-        Some(host) if host.contains(':') => match host.rsplit_once('@') {
-            Some((user, address)) => format!("ssh://{user}@[{address}]{}", row.path),
-            None => format!("ssh://[{host}]{}", row.path),
-        },
-        Some(host) => format!("ssh://{host}{}", row.path),
+        // The name on the command line is that of a URL, spelled as a word of a shell.
+        Some(host) => source::word_of(&format!("ssh://{host}{}", row.path)),
         None => source::word_of(&row.path),
     }
 }

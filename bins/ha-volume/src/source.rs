@@ -20,7 +20,7 @@ use ha_longhorn::watch::Unwatched;
 use ha_sync_fs::error::printable_path;
 
 use crate::arguments::SourceArguments;
-use crate::work;
+use crate::{ssh, work};
 
 /// Is an opened source.
 pub(crate) struct Opened {
@@ -59,8 +59,28 @@ pub(crate) fn word_of(text: &str) -> String {
     }
 }
 
+/// Refuses what lies on another host, where only replicas are found and copied from.
+fn here(path: &Path) -> Result<(), Failure> {
+    if !ssh::is_remote(path.as_os_str()) {
+        return Ok(());
+    }
+    let message = format!("on another host, where only scan and copy read: {}", printable_path(path));
+    Err(Failure::new(FailureKind::Usage, message)
+        .hint(format!("ha-volume copy {} COPY, then the same with COPY", word(path))))
+}
+
+/// Refuses what would be written on another host.
+pub(crate) fn written_here(path: &Path) -> Result<(), Failure> {
+    if !ssh::is_remote(path.as_os_str()) {
+        return Ok(());
+    }
+    let message = format!("on another host, where nothing is written: {}", printable_path(path));
+    Err(Failure::new(FailureKind::Usage, message).hint("name a place here, and send it on from there"))
+}
+
 /// Halts where something would be written into a replica directory.
 pub(crate) fn outside_replicas(path: &Path) -> Result<(), Failure> {
+    written_here(path)?;
     let Some(replica) = Replica::around(path) else { return Ok(()) };
     let message =
         format!("it would lie in a replica directory, into which nothing is written: {}", printable_path(&replica));
@@ -69,6 +89,7 @@ pub(crate) fn outside_replicas(path: &Path) -> Result<(), Failure> {
 
 /// Opens a replica directory, or says why it cannot be.
 pub(crate) fn replica(path: &Path, head: Option<&str>) -> Result<Replica, Failure> {
+    here(path)?;
     let failed = |failure: Failure| failure.hint("ha-volume scan");
     let replica = Replica::open(path, head).or_failure(FailureKind::Failed).map_err(failed)?;
     if replica.layers.is_empty() && replica.meta.is_none() {
@@ -108,6 +129,7 @@ pub(crate) fn is_directory(path: &Path) -> bool {
 /// Opens a source for reading. `verify` says which checksums are verified first: where all is read anyway, those that
 /// can be wrong.
 pub(crate) fn open(path: &Path, arguments: &SourceArguments, verify: Verify) -> Result<Opened, Failure> {
+    here(path)?;
     if is_directory(path) {
         return open_replica(path, arguments, verify);
     }

@@ -69,9 +69,15 @@ pub const AWS_CERT: Variable = Variable {
     name: "AWS_CERT",
     about: "the certificate of the backup store in S3 in PEM, when it is one of your own",
 };
+/// Says how it names buckets.
+pub const VIRTUAL_HOSTED_STYLE: Variable = Variable {
+    name: "VIRTUAL_HOSTED_STYLE",
+    about: "`true` for a backup store in S3 that wants the bucket in the name of the host",
+};
 
 /// Holds the variables of backup stores, which only `ha-volume` reads.
-pub const BACKUP_STORES: &[Variable] = &[AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT];
+pub const BACKUP_STORES: &[Variable] =
+    &[AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINTS, AWS_CERT, VIRTUAL_HOSTED_STYLE];
 
 /// Returns the directory for state that outlives a run: `$XDG_STATE_HOME`, else `$HOME/.local/state`. Relative
 /// values are ignored, as the XDG base directory specification demands.

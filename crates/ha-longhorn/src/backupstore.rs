@@ -18,6 +18,7 @@ use crate::watch::Watch;
 pub use codec::{Compression, block_name};
 pub use config::{BackupConfig, BlockMapping, ConfigError, VolumeConfig};
 pub use image::BackupImage;
+pub use lock::{LOCK_EXPIRY, LOCK_RENEWAL};
 pub use s3::{S3Settings, S3Store};
 pub use store::{DirectoryStore, Store, StoreError};
 pub use write::{WriteError, WriteOrder, Written, write};
@@ -83,10 +84,21 @@ pub enum BackupError {
         path: String,
     },
     /// Another process has a lock on the volume.
-    #[error("the volume is locked in the backup store: {path}")]
+    #[error("the volume is locked in the backup store: {path}, written {age} s ago")]
     Locked {
         /// The lock.
         path: String,
+        /// How long ago it was written, in s by the store's clock.
+        age: i64,
+    },
+    /// Our own lock was not written anew in time.
+    #[error("the lock in the backup store has expired: {path}")]
+    LockLost {
+        /// The lock.
+        path: String,
+        /// Why it could not be written, when that is known.
+        #[source]
+        cause: Option<StoreError>,
     },
     /// The size does not go with the block size.
     #[error("the size of the volume is no multiple of the block size: {size} and {block_size}")]
@@ -200,7 +212,9 @@ pub fn backup(store: &dyn Store, volume: &str, name: &str) -> Result<BackupConfi
     usable(name)?;
     let path = backup_path(volume, name);
     let content = store.get(&path)?.ok_or_else(|| BackupError::Missing { path: path.clone() })?;
-    BackupConfig::parse(&content).map_err(|cause| BackupError::Config { path, cause })
+    let config = BackupConfig::parse(&content).map_err(|cause| BackupError::Config { path, cause })?;
+    // The name under which it is found is the one that finds it again.
+    Ok(BackupConfig { name: name.to_owned(), ..config })
 }
 
 /// Reads a block and checks it against its name.

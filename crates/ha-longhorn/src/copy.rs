@@ -205,12 +205,18 @@ pub fn map_path(destination: &Path) -> PathBuf {
     destination.with_file_name(name)
 }
 
+/// Halts where something is at the place of a copy.
+pub fn vacant(destination: &Path) -> Result<(), CopyError> {
+    match local::exists(destination) {
+        true => Err(CopyError::Exists(printable_path(destination))),
+        false => Ok(()),
+    }
+}
+
 /// Makes a directory of a stream, at a path at which nothing is. It is made under another name, checked by reading it
 /// again, and renamed; the map comes before the renaming, so that a copy always has one.
 pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -> Result<Map, CopyError> {
-    if local::exists(destination) {
-        return Err(CopyError::Exists(printable_path(destination)));
-    }
+    vacant(destination)?;
     let begin: Begin = header(input)?.ok_or(CopyError::Format("it is empty"))?;
     if begin.version != VERSION {
         return Err(CopyError::Format("it is of another version"));

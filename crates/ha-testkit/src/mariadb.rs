@@ -7,17 +7,15 @@
 //! run.args(["--db-dsn", &server.dsn(&database)]);
 //! ```
 
-use std::net::TcpListener;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
+use crate::daemon::{Daemon, free_port};
 use crate::loopmount::{Skipped, need_tool};
 
 /// How long a server may take to start.
@@ -31,14 +29,7 @@ pub struct Server {
     directory: tempfile::TempDir,
     options: Vec<String>,
     port: u16,
-    process: Mutex<Option<Process>>,
-}
-
-/// Lives as long as the thread that started it: then the kernel would end it in any case.
-#[derive(Debug)]
-struct Process {
-    pid: Pid,
-    ended: JoinHandle<()>,
+    process: Mutex<Option<Daemon>>,
 }
 
 /// Returns the server of this process, which ends when nobody has it any more.
@@ -116,7 +107,7 @@ impl Server {
         }
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(process.is_none(), "the database server runs already");
-        *process = Some(spawn(command));
+        *process = Some(Daemon::start(command));
         drop(process);
         let started = Instant::now();
         while !succeeds(self.client(password, "mysql").arg("--execute=SELECT 1")) {
@@ -137,11 +128,8 @@ impl Server {
 
     fn end(&self, signal: Signal) {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Process { pid, ended }) = process {
-            let _ = kill_process(pid, signal);
-            // a frozen one hears no other signal
-            let _ = kill_process(pid, Signal::CONT);
-            let _ = ended.join();
+        if let Some(process) = process {
+            process.end(signal);
         }
     }
 
@@ -157,7 +145,7 @@ impl Server {
 
     fn signal(&self, signal: Signal) {
         if let Some(process) = &*self.process.lock().unwrap_or_else(PoisonError::into_inner) {
-            kill_process(process.pid, signal).expect("the database server runs");
+            process.signal(signal).expect("the database server runs");
         }
     }
 
@@ -227,35 +215,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Starts the process in a thread of its own, which waits for it: the kernel ends the process with that thread, so also
-/// when this program is killed.
-fn spawn(mut command: Command) -> Process {
-    let (sender, receiver) = mpsc::channel();
-    let ended = std::thread::spawn(move || {
-        let parent = rustix::process::getpid();
-        #[allow(unsafe_code, reason = "the two calls between fork and exec are plain system calls")]
-        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
-        unsafe {
-            command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                match rustix::process::getppid() {
-                    Some(now) if now == parent => Ok(()),
-                    _ => Err(std::io::Error::other("the parent has ended")),
-                }
-            });
-        }
-        let mut child: Child = command.spawn().expect("the database server starts");
-        let _ = sender.send(Pid::from_child(&child));
-        let _ = child.wait();
-    });
-    Process { pid: receiver.recv().expect("a process id"), ended }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 fn succeeds(command: &mut Command) -> bool {

@@ -1,11 +1,12 @@
 //! An S3 server of the test's own, on a port of the loopback device. It checks every signature.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::daemon::free_port;
 use crate::loopmount::Skipped;
 use crate::peers;
 
@@ -14,6 +15,9 @@ pub const ACCESS_KEY: &str = "reader";
 /// Its secret, which nothing may print.
 pub const SECRET_KEY: &str = "hunter2-of-the-tests";
 
+/// The host below which every bucket is a host of its own.
+pub const DOMAIN: &str = "store.test";
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server; it ends on drop, and with the process.
@@ -21,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     directory: tempfile::TempDir,
     address: String,
+    port: u16,
     scheme: &'static str,
     child: Child,
 }
@@ -35,11 +40,10 @@ impl Server {
     pub fn start_with(region: &str, tls: Option<(PathBuf, PathBuf)>) -> Result<Self, Skipped> {
         let program = peers::program("s3", "s3-server")?;
         let directory = tempfile::Builder::new().prefix("ha-s3-").tempdir().expect("a directory for objects");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        drop(listener);
+        let port = free_port();
+        let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(program);
-        command.args(["-listen", &address, "-region", region, "-directory"]).arg(directory.path());
+        command.args(["-listen", &address, "-region", region, "-domain", DOMAIN, "-directory"]).arg(directory.path());
         if let Some((certificate, key)) = &tls {
             command.arg("-certificate").arg(certificate).arg("-key").arg(key);
         }
@@ -53,7 +57,7 @@ impl Server {
             .spawn()
             .expect("the server starts");
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut server = Self { directory, address, scheme, child };
+        let mut server = Self { directory, address, port, scheme, child };
         let started = Instant::now();
         while TcpStream::connect(&server.address).is_err() {
             if started.elapsed() > PATIENCE || server.child.try_wait().expect("its state").is_some() {
@@ -69,6 +73,11 @@ impl Server {
     /// Returns what `AWS_ENDPOINTS` takes.
     pub fn endpoint(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Returns its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Makes a bucket, and returns the directory that shows its objects as files.

@@ -23,13 +23,14 @@ func main() {
 	region := flag.String("region", "us-east-1", "the region that signatures are made for")
 	certificate := flag.String("certificate", "", "file with a certificate, to serve https")
 	key := flag.String("key", "", "file with its key")
+	domain := flag.String("domain", "", "below which buckets are hosts")
 	flag.Parse()
-	if err := serve(*listen, *directory, *region, *certificate, *key); err != nil {
+	if err := serve(*listen, *directory, *region, *domain, *certificate, *key); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func serve(listen, directory, region, certificate, key string) error {
+func serve(listen, directory, region, domain, certificate, key string) error {
 	// The server changes its directory.
 	for _, path := range []*string{&directory, &certificate, &key} {
 		if *path != "" {
@@ -64,6 +65,7 @@ func serve(listen, directory, region, certificate, key string) error {
 		RootUserAccess:    os.Getenv("S3_ACCESS_KEY"),
 		RootUserSecret:    os.Getenv("S3_SECRET_KEY"),
 		Region:            region,
+		VirtualDomain:     domain,
 		Ports:             []string{listen},
 		MaxConnections:    256,
 		MaxRequests:       128,

@@ -15,6 +15,7 @@ mod peer;
 mod readonly;
 mod s3;
 mod scanning;
+mod ssh;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,15 +1,14 @@
-//! `scan`: disks, ranks and reasons, also of replicas on another host.
+//! `scan`: disks, ranks and reasons.
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use ha_testkit::command::Outcome;
 use ha_testkit::need;
 use serde_json::Value;
 
 use crate::Place;
 
 /// Makes two disks with the replicas of b2 and c3, named as Longhorn names them.
-fn disks() -> Result<Place, ha_testkit::loopmount::Skipped> {
+pub(crate) fn disks() -> Result<Place, ha_testkit::loopmount::Skipped> {
     let place = Place::of("b2-powercut.tar.zst")?;
     ha_testkit::longhorn::extract("c3-rebuilding.tar.zst", &place.path("."))?;
     for (from, to) in [
@@ -34,7 +33,7 @@ fn disks() -> Result<Place, ha_testkit::loopmount::Skipped> {
 }
 
 /// Returns volume, rank, standing and the end of the path of each replica.
-fn ranks(answer: &Value) -> Vec<String> {
+pub(crate) fn ranks(answer: &Value) -> Vec<String> {
     let replicas = answer["replicas"].as_array().unwrap();
     let text = |row: &Value| {
         let path = row["path"].as_str().unwrap();
@@ -161,75 +160,6 @@ fn a_replica_directory_with_nothing_in_it_has_a_row() {
         "{text}"
     );
     assert!(text.contains("     chain: volume-head-001.img < volume-snap-nightly-c-20260412.img\n"), "{text}");
-}
-
-/// Puts an `ssh` in the way that runs the command here.
-fn fake_ssh(place: &Place, body: &str) -> String {
-    let bin = place.path("bin");
-    std::fs::create_dir_all(&bin).unwrap();
-    std::fs::write(bin.join("ssh"), format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(bin.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", bin.display())
-}
-
-const HERE: &str = r#"while [ "$1" != -- ]; do shift; done; [ "$2" = root@pi2 ] || exit 255; exec sh -c "$3""#;
-
-fn scan(place: &Place, path: &str, words: &[&str]) -> Outcome {
-    let temporary = place.path("tmp");
-    std::fs::create_dir_all(&temporary).unwrap();
-    let outcome = place
-        .command(words)
-        .env("PATH", path)
-        .env("TMPDIR", &temporary)
-        .timeout(std::time::Duration::from_secs(120))
-        .run();
-    // The program that was sent is gone.
-    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
-    outcome
-}
-
-#[test]
-fn another_host_is_scanned_over_ssh_by_this_very_program() {
-    let place = need!(disks());
-    let path = fake_ssh(&place, HERE);
-    let remote = format!("ssh://root@pi2{}", place.path("one").display());
-    let outcome = scan(&place, &path, &["scan", &remote, "two", "-o", "json"]);
-    outcome.assert_success();
-    let answer: Value = serde_json::from_str(&outcome.stdout).unwrap();
-    assert_eq!(
-        ranks(&answer),
-        [
-            "1 candidate root@pi2:pvc-b2-0000000a",
-            "2 candidate pvc-b2-0000000b",
-            "3 empty root@pi2:pvc-b2-0000000c",
-            "1 candidate pvc-c3-0000000b",
-            "2 salvage root@pi2:pvc-c3-0000000a",
-        ]
-    );
-    // One host that does not answer does not hide the others.
-    let outcome = scan(&place, &path, &["scan", "ssh://pi9/x", "two", "-o", "json"]);
-    outcome.assert_code(3);
-    assert!(outcome.stdout.contains("pvc-c3") && outcome.stderr.contains("ssh failed: pi9"), "{}", outcome.stderr);
-    scan(&place, &path, &["scan", "ssh://pi9/x"]).assert_code(1);
-    scan(&place, &path, &["scan", &format!("{remote}/nothing")]).assert_code(1);
-    // A program that cannot run there.
-    std::fs::write(place.path("other"), "not a program").unwrap();
-    let outcome = scan(&place, &path, &["scan", &remote, "--remote-binary", "other"]);
-    outcome.assert_code(1);
-    assert!(outcome.stderr.contains("--remote-binary"), "{}", outcome.stderr);
-}
-
-#[test]
-fn a_replica_is_copied_over_ssh() {
-    let place = need!(disks());
-    let path = fake_ssh(&place, HERE);
-    let remote = format!("ssh://root@pi2{}", place.path("two/replicas/pvc-b2-0000000b").display());
-    let outcome = scan(&place, &path, &["copy", &remote, "copied", "-o", "json"]);
-    outcome.assert_success();
-    let sum = crate::manifest()["replicas"]["pvc-b2-r2"]["merged_sha256"].clone();
-    assert_eq!(place.json(&["merge", "copied", "-o", "x.img", "--sha256"], 0)["sha256"], sum);
-    scan(&place, &path, &["copy", "ssh://root@pi2/nothing", "other"]).assert_code(1);
-    assert!(!place.path("other").exists() && !place.path("other.ha-volume.part").exists());
 }
 
 #[test]

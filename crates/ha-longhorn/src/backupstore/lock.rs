@@ -1,21 +1,32 @@
 //! The lock of a backup that is being made, as Longhorn takes one: a file below the volume, written anew each minute.
-//! One that nobody has touched for 150 s has expired for Longhorn.
+//! One that nobody has written for 150 s has expired, for Longhorn and here. Times are the store's own.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{BackupError, Store, volume_path};
+use super::{BackupError, Store, StoreError, volume_path};
 
 /// After so long a lock is written anew.
-const REFRESH: Duration = Duration::from_secs(60);
+pub const LOCK_RENEWAL: Duration = Duration::from_secs(60);
+/// After so many s a lock that was not written anew has expired.
+pub const LOCK_EXPIRY: i64 = 150;
 
 /// Is a lock that is held; it goes when this is dropped.
 pub(super) struct Lock<'a> {
     store: &'a dyn Store,
     path: String,
     content: Vec<u8>,
-    refreshed: Instant,
+    state: Mutex<State>,
+    /// Locks of others that had expired.
+    pub(super) expired: Vec<String>,
+}
+
+struct State {
+    renewed: Instant,
+    failed: Option<StoreError>,
 }
 
 impl<'a> Lock<'a> {
@@ -29,30 +40,53 @@ impl<'a> Lock<'a> {
     ) -> Result<Self, BackupError> {
         let folder = format!("{}/locks", volume_path(volume));
         let own = format!("{name}.lck");
-        let others = || -> Result<(), BackupError> {
-            let locks = store.list(&folder)?;
-            match locks.iter().find(|lock| lock.ends_with(".lck") && **lock != own && !ignore_others) {
-                Some(lock) => Err(BackupError::Locked { path: format!("{folder}/{lock}") }),
-                None => Ok(()),
-            }
-        };
-        others()?;
         // Type 1 is that of a backup.
         let content = json!({"Name": name, "Type": 1, "Acquired": true}).to_string().into_bytes();
         let path = format!("{folder}/{own}");
+        let renewed = Instant::now();
         store.put(&path, &content)?;
-        let lock = Self { store, path, content, refreshed: Instant::now() };
-        others()?;
+        let state = Mutex::new(State { renewed, failed: None });
+        let mut lock = Self { store, path, content, state, expired: Vec::new() };
+        let others: Vec<String> = store
+            .list(&folder)?
+            .into_iter()
+            .filter(|other| other.ends_with(".lck") && *other != own && !ignore_others)
+            .map(|other| format!("{folder}/{other}"))
+            .collect();
+        for other in others {
+            // One that has gone meanwhile is none. Without a time of our own there is nothing to hold against it.
+            let Some(written) = store.modified(&other)? else { continue };
+            let age = store.modified(&lock.path)?.map_or(0, |now| now.saturating_sub(written));
+            if age < LOCK_EXPIRY {
+                return Err(BackupError::Locked { path: other, age: age.max(0) });
+            }
+            lock.expired.push(other);
+        }
         Ok(lock)
     }
 
-    /// Writes the lock anew when it is time.
-    pub(super) fn refresh(&mut self) -> Result<(), BackupError> {
-        if self.refreshed.elapsed() >= REFRESH {
-            self.store.put(&self.path, &self.content)?;
-            self.refreshed = Instant::now();
+    /// Writes the lock anew after each of these times, until the other end of the channel goes: also while a block is
+    /// on its way, which may take longer than a lock lasts. A failure is tried again the next time.
+    pub(super) fn keep(&self, renewal: Duration, end: &Receiver<()>) {
+        while end.recv_timeout(renewal) == Err(RecvTimeoutError::Timeout) {
+            let now = Instant::now();
+            let done = self.store.put(&self.path, &self.content);
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match done {
+                Ok(()) => *state = State { renewed: now, failed: None },
+                Err(error) => state.failed = Some(error),
+            }
         }
-        Ok(())
+    }
+
+    /// Fails when the lock has expired because it could not be written anew: then another may have taken its place.
+    pub(super) fn held(&self, renewal: Duration) -> Result<(), BackupError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of a renewal of 60 s these are the 150 s after which a lock expires.
+        match state.renewed.elapsed() < renewal * 5 / 2 {
+            true => Ok(()),
+            false => Err(BackupError::LockLost { path: self.path.clone(), cause: state.failed.take() }),
+        }
     }
 }
 

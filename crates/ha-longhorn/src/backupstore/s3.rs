@@ -1,10 +1,11 @@
-//! A backup store in an S3-compatible object store: the three requests that it takes, signed with AWS Signature
-//! Version 4. Buckets are named in the path, which every such store understands.
+//! A backup store in an S3-compatible object store: the few requests that it takes, signed with AWS Signature Version 4.
+//! Buckets are named in the path, which every such store understands, unless the host is asked for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use sha2::{Digest as _, Sha256};
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
 
@@ -32,26 +33,32 @@ pub struct S3Settings {
     pub secret_key: String,
     /// Certificates in PEM that are trusted instead of the public ones.
     pub certificates: Option<String>,
+    /// Whether the bucket is part of the host's name, instead of the path.
+    pub virtual_hosted: bool,
 }
 
 impl S3Settings {
-    /// Parses a target as Longhorn writes it: `s3://BUCKET@REGION/PREFIX/`. Keys and endpoint are left empty; nothing
-    /// for what is no such target.
+    /// Parses a target as Longhorn writes it: `s3://BUCKET@REGION/PREFIX/`, a URL, so what is encoded in it with `%` is
+    /// decoded. Keys and endpoint are left empty; nothing for what is no such target.
     pub fn parse(target: &str) -> Option<Self> {
-        let rest = target.strip_prefix("s3://")?;
+        let rest = target.strip_prefix("s3://").filter(|rest| !rest.contains(['?', '#']))?;
         let (place, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let (bucket, region) = place.split_once('@')?;
         let plain = |text: &str| {
             !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
         };
-        (plain(bucket) && plain(region)).then(|| Self {
+        // Longhorn joins the folder and what is below it as the parts of a path.
+        let prefix = decode(prefix)?;
+        let parts: Vec<&str> = prefix.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        (plain(bucket) && plain(region) && !parts.contains(&"..")).then(|| Self {
             bucket: bucket.to_owned(),
             region: region.to_owned(),
-            prefix: prefix.trim_matches('/').to_owned(),
+            prefix: parts.join("/"),
             endpoint: None,
             access_key: String::new(),
             secret_key: String::new(),
             certificates: None,
+            virtual_hosted: false,
         })
     }
 }
@@ -83,7 +90,11 @@ impl S3Store {
         if host.is_empty() || host.contains(['/', '@', '?']) {
             return Err(refused("the endpoint is no host"));
         }
-        let (scheme, host) = (scheme.to_owned(), host.strip_suffix(usual).unwrap_or(host).to_owned());
+        let (scheme, host) = (scheme.to_owned(), host.strip_suffix(usual).unwrap_or(host));
+        let host = match settings.virtual_hosted {
+            true => format!("{}.{host}", settings.bucket),
+            false => host.to_owned(),
+        };
         let mut tls = TlsConfig::builder();
         if let Some(pem) = &settings.certificates {
             let mut certificates = Vec::new();
@@ -116,15 +127,17 @@ impl S3Store {
         }
     }
 
-    /// Sends a request, again after a failure that may pass, and returns status and body.
-    fn request(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Result<(u16, Vec<u8>), StoreError> {
-        let path = format!("/{}/{}", self.settings.bucket, encode(key, true));
-        let path = path.trim_end_matches('/');
+    /// Sends a request, again after a failure that may pass.
+    fn request(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Result<Answer, StoreError> {
+        let path = match self.settings.virtual_hosted {
+            true => format!("/{}", encode(key, true)),
+            false => format!("/{}/{}", self.settings.bucket, encode(key, true)).trim_end_matches('/').to_owned(),
+        };
         let mut pauses = PAUSES.iter();
         loop {
-            let answer = self.once(method, path, query, body);
+            let answer = self.once(method, &path, query, body);
             let passing = match &answer {
-                Ok((status, _)) => *status >= 500 || *status == 429,
+                Ok(Answer { status, .. }) => *status >= 500 || *status == 429,
                 Err(_) => true,
             };
             match pauses.next().filter(|_| passing) {
@@ -137,7 +150,7 @@ impl S3Store {
         }
     }
 
-    fn once(&self, method: &str, path: &str, query: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ureq::Error> {
+    fn once(&self, method: &str, path: &str, query: &str, body: &[u8]) -> Result<Answer, ureq::Error> {
         let time = (self.clock)().strftime("%Y%m%dT%H%M%SZ").to_string();
         let payload = hex(&Sha256::digest(body));
         let signed = Signed { method, path, query, host: &self.host, time: &time, payload: &payload };
@@ -157,24 +170,56 @@ impl S3Store {
             }
             request.send(body)?
         } else {
-            let mut request = if method == "DELETE" { self.agent.delete(&url) } else { self.agent.get(&url) };
+            let mut request = match method {
+                "DELETE" => self.agent.delete(&url),
+                "HEAD" => self.agent.head(&url),
+                _ => self.agent.get(&url),
+            };
             for (name, value) in headers {
                 request = request.header(name, value);
             }
             request.call()?
         };
         let status = response.status().as_u16();
-        Ok((status, response.body_mut().with_config().limit(MOST_BYTES).read_to_vec()?))
+        let modified = response.headers().get("last-modified").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok(Answer { status, modified, body: response.body_mut().with_config().limit(MOST_BYTES).read_to_vec()? })
     }
 
-    fn refused(&self, key: &str, status: u16, body: &[u8]) -> StoreError {
-        let text = String::from_utf8_lossy(body);
-        let code = between(&text, "<Code>", "</Code>").next().unwrap_or_default();
-        StoreError::Refused { place: self.name(key), status, code: code.to_owned() }
+    fn refused(&self, key: &str, answer: &Answer) -> StoreError {
+        StoreError::Refused { place: self.name(key), status: answer.status, code: answer.code() }
+    }
+
+    fn odd(&self, key: &str, why: &'static str) -> StoreError {
+        StoreError::Odd { place: self.name(key), why }
     }
 
     fn name(&self, key: &str) -> String {
-        format!("{}/{}/{key}", self.host, self.settings.bucket)
+        match self.settings.virtual_hosted {
+            true => format!("{}/{key}", self.host),
+            false => format!("{}/{}/{key}", self.host, self.settings.bucket),
+        }
+    }
+}
+
+/// Is what a store answers.
+struct Answer {
+    status: u16,
+    /// The header `Last-Modified`.
+    modified: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// Returns the store's own word for what it refuses; HEAD has none.
+    fn code(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body);
+        between(&text, "<Code>", "</Code>").next().unwrap_or_default().to_owned()
+    }
+
+    /// Tells whether there is no such object. A bucket that is not there must not look like an empty one, and neither
+    /// must the page of something else.
+    fn is_absent(&self) -> bool {
+        self.status == 404 && (self.body.is_empty() || self.code() == "NoSuchKey")
     }
 }
 
@@ -182,26 +227,38 @@ impl Store for S3Store {
     fn get(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let key = self.key(path);
         match self.request("GET", &key, "", b"")? {
-            (200, body) => Ok(Some(body)),
-            // A bucket that is not there must not look like an empty one.
-            (404, body) if !String::from_utf8_lossy(&body).contains("NoSuchBucket") => Ok(None),
-            (status, body) => Err(self.refused(&key, status, &body)),
+            Answer { status: 200, body, .. } => Ok(Some(body)),
+            answer if answer.is_absent() => Ok(None),
+            answer => Err(self.refused(&key, &answer)),
         }
     }
 
     fn put(&self, path: &str, content: &[u8]) -> Result<(), StoreError> {
         let key = self.key(path);
         match self.request("PUT", &key, "", content)? {
-            (200..=299, _) => Ok(()),
-            (status, body) => Err(self.refused(&key, status, &body)),
+            Answer { status: 200..=299, .. } => Ok(()),
+            answer => Err(self.refused(&key, &answer)),
         }
     }
 
     fn remove(&self, path: &str) -> Result<(), StoreError> {
         let key = self.key(path);
         match self.request("DELETE", &key, "", b"")? {
-            (200..=299 | 404, _) => Ok(()),
-            (status, body) => Err(self.refused(&key, status, &body)),
+            Answer { status: 200..=299, .. } => Ok(()),
+            answer if answer.is_absent() => Ok(()),
+            answer => Err(self.refused(&key, &answer)),
+        }
+    }
+
+    fn modified(&self, path: &str) -> Result<Option<i64>, StoreError> {
+        let key = self.key(path);
+        match self.request("HEAD", &key, "", b"")? {
+            Answer { status: 200, modified: Some(time), .. } => DateTimeParser::new()
+                .parse_timestamp(&time)
+                .map(|time| Some(time.as_second()))
+                .map_err(|_| self.odd(&key, "its time cannot be understood")),
+            answer if answer.is_absent() => Ok(None),
+            answer => Err(self.refused(&key, &answer)),
         }
     }
 
@@ -214,11 +271,15 @@ impl Store for S3Store {
             let continued = token.as_ref().map(|token| format!("continuation-token={}&", encode(token, false)));
             let query =
                 format!("{}delimiter=%2F&list-type=2&prefix={}", continued.unwrap_or_default(), encode(&folder, false));
-            let (status, body) = self.request("GET", "", &query, b"")?;
-            if status != 200 {
-                return Err(self.refused(&folder, status, &body));
+            let answer = self.request("GET", "", &query, b"")?;
+            if answer.status != 200 {
+                return Err(self.refused(&folder, &answer));
             }
-            let text = String::from_utf8_lossy(&body);
+            let text = String::from_utf8_lossy(&answer.body);
+            // The page of something else on the way must not look like an empty store.
+            if !text.contains("<ListBucketResult") {
+                return Err(self.odd(&folder, "it is no list of objects"));
+            }
             let folders = between(&text, "<CommonPrefixes>", "</CommonPrefixes>")
                 .flat_map(|part| between(part, "<Prefix>", "</Prefix>"));
             let objects = between(&text, "<Contents>", "</Contents>").flat_map(|part| between(part, "<Key>", "</Key>"));
@@ -233,9 +294,10 @@ impl Store for S3Store {
             }
             let more = between(&text, "<IsTruncated>", "</IsTruncated>").next() == Some("true");
             let next = between(&text, "<NextContinuationToken>", "</NextContinuationToken>").next().map(unescape);
-            match next.filter(|next| more && Some(next) != token.as_ref()) {
-                Some(next) => token = Some(next),
-                None => break,
+            match next.filter(|_| more) {
+                Some(next) if token.as_ref() != Some(&next) => token = Some(next),
+                None if !more => break,
+                _ => return Err(self.odd(&folder, "a list goes on and does not say where")),
             }
         }
         names.sort();
@@ -317,12 +379,47 @@ fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<It
     text.split(open).skip(1).filter_map(move |rest| rest.split_once(close).map(|(inside, _)| inside))
 }
 
+/// Decodes what is encoded with `%`; nothing for what is not encoded so, or no text.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let mut digit = || char::from(rest.next()?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        bytes.push(if byte == b'%' { digit()? << 4 | digit()? } else { byte });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Replaces the references to characters of XML. One that is not known stays.
 fn unescape(text: &str) -> String {
-    let mut plain = text.to_owned();
-    for (escaped, character) in
-        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&#39;", "'"), ("&amp;", "&")]
-    {
-        plain = plain.replace(escaped, character);
+    let mut parts = text.split('&');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let character = part.split_once(';').and_then(|(name, rest)| {
+            let character = match name {
+                "lt" => '<',
+                "gt" => '>',
+                "quot" => '"',
+                "apos" => '\'',
+                "amp" => '&',
+                number => {
+                    let number = number.strip_prefix('#')?;
+                    let hex = number.strip_prefix(['x', 'X']).map(|digits| u32::from_str_radix(digits, 16));
+                    char::from_u32(hex.unwrap_or_else(|| number.parse()).ok()?)?
+                }
+            };
+            Some((character, rest))
+        });
+        match character {
+            Some((character, rest)) => {
+                plain.push(character);
+                plain.push_str(rest);
+            }
+            None => {
+                plain.push('&');
+                plain.push_str(part);
+            }
+        }
     }
     plain
 }
@@ -356,7 +453,18 @@ mod tests {
         assert_eq!(parsed("s3://backups@eu-central-1/"), some("backups", "eu-central-1", ""));
         assert_eq!(parsed("s3://b@r/a/b/"), some("b", "r", "a/b"));
         assert_eq!(parsed("s3://b@r"), some("b", "r", ""));
-        for wrong in ["s3://b/a", "s3://@r/", "/mnt/backups", "s3://b@r x/"] {
+        assert_eq!(parsed("s3://b@r/my%20folder//./%2B+%25/"), some("b", "r", "my folder/++%"));
+        for wrong in [
+            "s3://b/a",
+            "s3://@r/",
+            "/mnt/backups",
+            "s3://b@r x/",
+            "s3://b@r/a?b",
+            "s3://b@r/%2",
+            "s3://b@r/%zz",
+            "s3://b@r/%ff",
+            "s3://b@r/a/../b",
+        ] {
             assert_eq!(parsed(wrong), None, "{wrong}");
         }
     }
@@ -370,5 +478,7 @@ mod tests {
             .collect();
         assert_eq!(keys, ["x&y", "z"]);
         assert_eq!(encode("a b/ü~", true), "a%20b/%C3%BC~");
+        assert_eq!(unescape("&lt;&#39;&#x2B;&amp;lt;&quot;&apos;&gt;"), "<'+&lt;\"'>");
+        assert_eq!(unescape("a&b;c&#xzz;&#99999999;&"), "a&b;c&#xzz;&#99999999;&");
     }
 }

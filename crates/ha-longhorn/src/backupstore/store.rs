@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, local};
+use rustix::io::Errno;
 
 /// Is why a store does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,14 @@ pub enum StoreError {
         /// The store's own word.
         code: String,
     },
+    /// An answer is not what such a store answers.
+    #[error("not the answer of an object store: {place}: {why}")]
+    Odd {
+        /// Host, bucket and key.
+        place: String,
+        /// In what.
+        why: &'static str,
+    },
 }
 
 /// Holds objects by path. Paths have no slash at their ends.
@@ -43,6 +52,8 @@ pub trait Store: Sync {
     fn put(&self, path: &str, content: &[u8]) -> Result<(), StoreError>;
     /// Removes an object; that it is absent already is no error.
     fn remove(&self, path: &str) -> Result<(), StoreError>;
+    /// Returns when an object was written, in s since 1970 by the store's own clock; nothing when it is absent.
+    fn modified(&self, path: &str) -> Result<Option<i64>, StoreError>;
     /// Lists the names directly below a path; none when it is absent.
     fn list(&self, path: &str) -> Result<Vec<String>, StoreError>;
     /// Returns where it is, for people.
@@ -60,6 +71,10 @@ impl Store for Box<dyn Store + Send> {
 
     fn remove(&self, path: &str) -> Result<(), StoreError> {
         (**self).remove(path)
+    }
+
+    fn modified(&self, path: &str) -> Result<Option<i64>, StoreError> {
+        (**self).modified(path)
     }
 
     fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
@@ -101,10 +116,19 @@ impl Store for DirectoryStore {
         Ok(local::remove(&self.root.join(path))?)
     }
 
+    fn modified(&self, path: &str) -> Result<Option<i64>, StoreError> {
+        let path = self.root.join(path);
+        match rustix::fs::stat(&path) {
+            Ok(stat) => Ok(Some(stat.st_mtime)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(FsError::new("look at", printable_path(&path), errno).into()),
+        }
+    }
+
     fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
         let entries = match local::list(&self.root.join(path)) {
             // A file has nothing below it, as in an object store.
-            Err(error) if error.errno() == Some(rustix::io::Errno::NOTDIR) => Vec::new(),
+            Err(error) if error.errno() == Some(Errno::NOTDIR) => Vec::new(),
             entries => entries?,
         };
         let name = |entry: &PathBuf| entry.file_name().and_then(|name| name.to_str()).map(str::to_owned);

@@ -1,6 +1,8 @@
 //! Writes an image as a backup that Longhorn can restore (volumes.md §6, §7).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -34,6 +36,8 @@ pub struct WriteOrder {
     pub lock: String,
     /// Whether locks of others are looked past.
     pub ignore_locks: bool,
+    /// After so long the lock is written anew: [`super::LOCK_RENEWAL`]. It is lost after two and a half times that.
+    pub lock_renewal: Duration,
 }
 
 /// Is what a backup that was written consists of.
@@ -49,6 +53,8 @@ pub struct Written {
     pub new_blocks: u64,
     /// Their bytes, packed.
     pub uploaded: u64,
+    /// Locks of others that nobody had written anew for [`super::LOCK_EXPIRY`], and that were looked past.
+    pub expired_locks: Vec<String>,
 }
 
 /// Is why no backup was written.
@@ -86,7 +92,23 @@ pub fn write(
         return Err(BackupError::Size { size, block_size: order.block_size }.into());
     }
     usable(&order.lock)?;
-    let mut lock = Lock::take(store, &order.volume, &order.lock, order.ignore_locks)?;
+    let lock = Lock::take(store, &order.volume, &order.lock, order.ignore_locks)?;
+    std::thread::scope(|scope| {
+        let (_until, end) = mpsc::channel();
+        let lock = &lock;
+        scope.spawn(move || lock.keep(order.lock_renewal, &end));
+        write_locked(store, image, order, lock, watch)
+    })
+}
+
+fn write_locked(
+    store: &dyn Store,
+    image: &mut dyn Image,
+    order: &WriteOrder,
+    lock: &Lock,
+    watch: &dyn Watch,
+) -> Result<Written, WriteError> {
+    let size = image.size().next_multiple_of(BLOCK_SIZE);
     let path = backup_path(&order.volume, &order.name);
     if store.get(&path)?.is_some() {
         return Err(BackupError::Exists { path }.into());
@@ -113,7 +135,7 @@ pub fn write(
         if watch.stopped() {
             return Err(BackupError::Stopped.into());
         }
-        lock.refresh()?;
+        lock.held(order.lock_renewal)?;
         let end = (position + order.block_size).min(image.size());
         let empty = empty_until(image, position)?;
         if empty < end {
@@ -151,6 +173,7 @@ pub fn write(
         blocks,
         uploaded,
     };
+    lock.held(order.lock_renewal)?;
     store.put(&path, &backup.to_bytes())?;
     volume.size = volume.size.max(size);
     // Counted, not added up: blocks of a backup that was never finished are there already and were not counted.
@@ -158,7 +181,8 @@ pub fn write(
     volume.last_backup.clone_from(&order.name);
     volume.last_backup_at.clone_from(&order.now);
     store.put(&super::volume_config_path(&order.volume), &volume.to_bytes())?;
-    Ok(Written { path, size, blocks: count, new_blocks, uploaded })
+    let expired_locks = lock.expired.clone();
+    Ok(Written { path, size, blocks: count, new_blocks, uploaded, expired_locks })
 }
 
 /// Counts the different blocks of all backups of a volume.

@@ -4,6 +4,7 @@
 mod engine;
 mod fixtures;
 mod fuzz;
+mod locks;
 mod manifest;
 mod model;
 
