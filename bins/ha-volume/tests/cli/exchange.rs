@@ -259,7 +259,8 @@ fn longhorn_builds_on_no_backup_that_is_a_best_effort() {
     let [zeroed] = scene.sums(["zeroed"]);
     let replica = scene.replica.to_str().unwrap();
     let words = ["backupstore", "write", replica, "--snapshot", "zeroed", "--zeros-are-holes", "--volume", VOLUME];
-    let outcome = scene.place.command(&words).args(["--name", "effort", "--target", &scene.target]).run();
+    let more = ["--despite-damage", "--name", "effort", "--target", &scene.target];
+    let outcome = scene.place.command(&words).args(more).run();
     outcome.assert_code(3);
     let file = scene.place.path("effort.img");
     assert_ne!(scene.theirs("effort", &file, None), zeroed);

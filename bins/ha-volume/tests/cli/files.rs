@@ -131,6 +131,40 @@ fn what_is_extracted_keeps_its_holes_and_gets_its_name_last() {
 }
 
 #[test]
+fn space_that_was_never_written_reads_as_zeros() {
+    use std::os::unix::fs::FileExt as _;
+    let place = Place::empty();
+    place.tool("truncate", &["-s", "16M", "x.img"]);
+    place.tool("mke2fs", &["-q", "-t", "ext4", "x.img"]);
+    std::fs::create_dir(place.path("mnt")).unwrap();
+    let mounted = need!(ha_testkit::loopmount::mount_file(&place.path("x.img"), &place.path("mnt"), "rw"));
+    // What lies in the space: the text of a file that is deleted.
+    let text = b"somebody's secret ".repeat(600_000);
+    std::fs::write(place.path("mnt/secret"), &text).unwrap();
+    place.tool("sync", &["-f", "mnt"]);
+    std::fs::remove_file(place.path("mnt/secret")).unwrap();
+    place.tool("sync", &["-f", "mnt"]);
+    place.tool("fallocate", &["-l", "8M", "mnt/preallocated"]);
+    place.tool("fallocate", &["-l", "100K", "mnt/partly"]);
+    let partly = std::fs::File::options().write(true).open(place.path("mnt/partly")).unwrap();
+    partly.write_all_at(b"in the middle", 50_000).unwrap();
+    partly.write_all_at(b"behind", 150_000).unwrap();
+    drop(partly);
+    place.tool("sync", &["-f", "mnt"]);
+    let names = ["preallocated", "partly"];
+    let expected = names.map(|name| sha256(&place.path("mnt").join(name)));
+    drop(mounted);
+    for (name, expected) in names.iter().zip(expected) {
+        let outcome = place.run(&["cat", "x.img", name]);
+        outcome.assert_success();
+        std::fs::write(place.path("cat"), &outcome.stdout_bytes).unwrap();
+        assert_eq!(sha256(&place.path("cat")), expected, "{name}");
+    }
+    place.run(&["extract", "x.img", "/partly", "out"]).assert_success();
+    assert_eq!(std::fs::read(place.path("out")).unwrap(), std::fs::read(place.path("cat")).unwrap());
+}
+
+#[test]
 fn what_changes_while_it_is_read_is_not_trusted() {
     use std::os::unix::fs::FileExt as _;
     let place = need!(Place::of("a1-chain.tar.zst"));

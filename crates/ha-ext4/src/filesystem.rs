@@ -1,0 +1,267 @@
+//! An open file system: inodes, directories, paths, content.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+
+use crate::Source;
+use crate::attribute::{self, Attributes};
+use crate::bytes::part;
+use crate::content::{Content, Map};
+use crate::device::Device;
+use crate::directory::{self, Each};
+use crate::error::{Error, Place};
+use crate::extent::{Backing, Span};
+use crate::inode::{self, Inode, Kind, ROOT};
+use crate::journal;
+use crate::note::Note;
+use crate::superblock::{self, Superblock};
+
+/// How many links a path may lead through, as in the kernel.
+const MOST_LINKS: u32 = 40;
+/// In a directory that lies in its inode the number of the one above comes first.
+const INLINE_PARENT: usize = 4;
+
+/// Is an open file system.
+pub struct FileSystem {
+    device: RefCell<Device>,
+    superblock: Superblock,
+    notes: Vec<Note>,
+}
+
+impl FileSystem {
+    /// Opens a file system, and lays its journal over it.
+    pub fn open(mut source: Box<dyn Source>) -> Result<Self, Error> {
+        let mut notes = Vec::new();
+        let mut superblock = superblock::read(&mut *source, &mut notes)?;
+        let size = source.size();
+        let mut device = Device::new(source, superblock.block_size);
+        if let Some(newer) = journal::lay_over(&mut device, &superblock, &mut notes)? {
+            superblock = newer;
+        }
+        let needed = superblock.blocks.saturating_mul(superblock.block_size.into());
+        if needed > size {
+            notes.push(Note::Short { size, needed });
+        }
+        Ok(Self { device: RefCell::new(device), superblock, notes })
+    }
+
+    /// Returns what is odd about it, and what was done to read it.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// Returns the size of a block in bytes.
+    pub fn block_size(&self) -> u64 {
+        self.superblock.block_size.into()
+    }
+
+    /// Reads the inode of the top directory.
+    pub fn root(&self) -> Result<Inode, Error> {
+        self.inode(ROOT)
+    }
+
+    /// Reads an inode.
+    pub fn inode(&self, number: u32) -> Result<Inode, Error> {
+        inode::read(&mut self.device.borrow_mut(), &self.superblock, number)
+    }
+
+    /// Finds what is at a path from the top on. Links on the way are followed, and `follow` says whether one at the end
+    /// is.
+    pub fn find(&self, path: &[u8], follow: bool) -> Result<Inode, Error> {
+        let mut parents = vec![self.root()?];
+        let mut waiting: Vec<Vec<u8>> = components(path);
+        let mut links = 0;
+        while let Some(name) = waiting.pop() {
+            let here = parents.last().ok_or(Error::NotFound)?;
+            if here.kind() != Kind::Directory {
+                return Err(Error::NotDirectory(here.number));
+            }
+            match &name[..] {
+                b"." => continue,
+                b".." => {
+                    if parents.len() > 1 {
+                        parents.pop();
+                    }
+                    continue;
+                }
+                _ => {}
+            }
+            let found = self.inode(self.lookup(here, &name)?)?;
+            if found.kind() != Kind::Link || (waiting.is_empty() && !follow) {
+                parents.push(found);
+                continue;
+            }
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(Error::TooManyLinks);
+            }
+            let target = self.link_target(&found)?;
+            if target.first() == Some(&b'/') {
+                parents.truncate(1);
+            }
+            waiting.extend(components(&target));
+        }
+        parents.pop().ok_or(Error::NotFound)
+    }
+
+    /// Finds the inode of a name. Of a damaged directory that does not show the name, what is damaged is the answer.
+    fn lookup(&self, directory: &Inode, name: &[u8]) -> Result<u32, Error> {
+        let (mut found, mut failed) = (None, None);
+        self.entries(directory, &mut |entry| match entry {
+            Ok(entry) if entry.name == name => {
+                found = Some(entry.inode);
+                ControlFlow::Break(())
+            }
+            Ok(_) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed.get_or_insert(error);
+                ControlFlow::Continue(())
+            }
+        })?;
+        found.ok_or(failed.unwrap_or(Error::NotFound))
+    }
+
+    /// Hands out the entries of a directory as they lie there, and why parts of it cannot be read.
+    ///
+    /// # Errors
+    /// Only when it is not a directory, or none of it can be read.
+    pub fn entries(&self, directory: &Inode, each: Each<'_>) -> Result<(), Error> {
+        if directory.kind() != Kind::Directory {
+            return Err(Error::NotDirectory(directory.number));
+        }
+        if directory.is_inline() {
+            let _ = self.inline_entries(directory, each)?;
+            return Ok(());
+        }
+        let size = self.block_size();
+        let blocks = directory.size().div_ceil(size);
+        // No block belongs to a directory twice.
+        if blocks > self.superblock.blocks {
+            return Err(Error::damaged(directory.place(), "the directory is longer than the file system"));
+        }
+        let mut map = Map::default();
+        let mut block = 0;
+        while block < blocks {
+            let place = Place::Directory { inode: directory.number, block };
+            let span = self.span(&mut map, directory, block * size)?;
+            let end = span.end.min(blocks);
+            let Backing::Blocks(first) = span.backing else {
+                let what = format!("the directory has a hole of {} blocks", end - block);
+                if each(Err(Error::damaged(place, what))).is_break() {
+                    return Ok(());
+                }
+                block = end.max(block + 1);
+                continue;
+            };
+            while block < end {
+                let place = Place::Directory { inode: directory.number, block };
+                let at = first.saturating_add(block - span.start);
+                let bytes = self.device.borrow_mut().block(at, place);
+                let flow = match bytes {
+                    Ok(bytes) => directory::of_block(&self.superblock, directory, block, &bytes, each),
+                    Err(error) => each(Err(error)),
+                };
+                if flow.is_break() {
+                    return Ok(());
+                }
+                block += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn inline_entries(&self, directory: &Inode, each: Each<'_>) -> Result<ControlFlow<()>, Error> {
+        let size = usize::try_from(directory.size()).unwrap_or(usize::MAX);
+        let place = directory.place();
+        let body = part(&directory.body, INLINE_PARENT, size.min(directory.body.len()).saturating_sub(INLINE_PARENT));
+        let block_size = self.superblock.block_size as usize;
+        if directory::of_list(&self.superblock, place, body.unwrap_or_default(), block_size, each).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let rest = match attribute::inline_rest(directory) {
+            Ok(rest) => rest,
+            Err(_) if size <= directory.body.len() => return Ok(ControlFlow::Continue(())),
+            Err(error) => return Ok(each(Err(error))),
+        };
+        let used = size.saturating_sub(directory.body.len()).min(rest.len());
+        Ok(directory::of_list(&self.superblock, place, &rest[..used], block_size, each))
+    }
+
+    /// Opens the content of a regular file.
+    pub fn content<'a>(&'a self, inode: &'a Inode) -> Result<Content<'a>, Error> {
+        if inode.kind() != Kind::File {
+            return Err(Error::NotFile(inode.number));
+        }
+        if inode.is_encrypted() {
+            return Err(Error::Encrypted(inode.number));
+        }
+        let inline = if inode.is_inline() { Some(inline(inode)?) } else { None };
+        Ok(Content { files: self, inode, map: Map::default(), inline })
+    }
+
+    /// Reads where a symbolic link points to.
+    pub fn link_target(&self, inode: &Inode) -> Result<Vec<u8>, Error> {
+        if inode.kind() != Kind::Link {
+            return Err(Error::damaged(inode.place(), "not a symbolic link"));
+        }
+        if inode.is_encrypted() {
+            return Err(Error::Encrypted(inode.number));
+        }
+        let length = usize::try_from(inode.size()).ok().filter(|length| *length as u64 <= self.block_size());
+        let Some(length) = length.filter(|length| *length > 0) else {
+            return Err(Error::damaged(inode.place(), "the length of its target is impossible"));
+        };
+        let mut target = vec![0; length];
+        if inode.is_inline() || inode.is_fast_link(&self.superblock) {
+            let bytes = if inode.is_inline() { inline(inode)? } else { inode.body.to_vec() };
+            let bytes = part(&bytes, 0, length);
+            target.copy_from_slice(bytes.ok_or_else(|| Error::damaged(inode.place(), "its target is cut off"))?);
+        } else {
+            self.read_content(&mut Map::default(), inode, 0, &mut target)?;
+        }
+        if target.contains(&0) {
+            return Err(Error::damaged(inode.place(), "its target is impossible"));
+        }
+        Ok(target)
+    }
+
+    /// Reads the extended attributes of an inode, with ACLs.
+    pub fn attributes(&self, inode: &Inode) -> Attributes {
+        attribute::read(&mut self.device.borrow_mut(), &self.superblock, inode)
+    }
+
+    /// Finds a run of blocks of a file with a byte in it.
+    pub(crate) fn span(&self, map: &mut Map, inode: &Inode, position: u64) -> Result<Span, Error> {
+        map.span(&mut self.device.borrow_mut(), &self.superblock, inode, position / self.block_size())
+    }
+
+    pub(crate) fn read_content(
+        &self,
+        map: &mut Map,
+        inode: &Inode,
+        position: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        map.read(&mut self.device.borrow_mut(), &self.superblock, inode, position, buffer)
+    }
+}
+
+fn inline(inode: &Inode) -> Result<Vec<u8>, Error> {
+    let mut bytes = inode.body.to_vec();
+    if inode.size() > bytes.len() as u64 {
+        bytes.extend(attribute::inline_rest(inode)?);
+    }
+    bytes.truncate(usize::try_from(inode.size()).unwrap_or(usize::MAX));
+    Ok(bytes)
+}
+
+/// Cuts a path into its names, the last one first.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).rev().collect()
+}
+
+impl std::fmt::Debug for FileSystem {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("FileSystem").field("superblock", &self.superblock).finish_non_exhaustive()
+    }
+}
