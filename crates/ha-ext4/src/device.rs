@@ -55,7 +55,7 @@ impl Device {
             Some(bytes) => bytes,
             None => {
                 let mut bytes = vec![0; self.block_size as usize];
-                let offset = block.checked_mul(self.block_size()).unwrap_or(u64::MAX);
+                let offset = block.saturating_mul(self.block_size());
                 self.read(offset, &mut bytes, place)?;
                 bytes.into()
             }

@@ -39,7 +39,7 @@ fn read(device: &mut Device, superblock: &Superblock, group: u32, copy: u32) -> 
     let block = match superblock.features.incompat(INCOMPAT_META_BG) && index >= superblock.first_meta_group {
         // The groups of a descriptor block have it in their first, their second and their last one.
         true => {
-            let first = index.checked_mul(per_block).unwrap_or(u32::MAX);
+            let first = index.saturating_mul(per_block);
             let holder = if copy == 0 { first } else { first.saturating_add(1) };
             if holder >= superblock.groups {
                 return Err(Error::damaged(place, "it lies beyond the file system"));
