@@ -6,7 +6,7 @@ use std::path::Path;
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
-use ha_longhorn::copy::{self, CopyError, Map};
+use ha_longhorn::copy::{self, Copied, CopyError};
 use ha_longhorn::watch::{Unwatched, Watch as _};
 use ha_sync_fs::error::printable_path;
 use serde_json::json;
@@ -21,44 +21,43 @@ pub(crate) fn serve(arguments: &CopyArguments) -> Result<ExitCode, Failure> {
     source::outside_replicas(destination)?;
     let remote = Remote::parse(directory)?;
     let work = Work::begin("copying", *quiet || output.output == OutputFormat::Json)?;
-    let map = match &remote {
+    let copied = match &remote {
         Some(remote) => fetched(remote, remote_binary.as_deref(), destination, &work)?,
         None => local(Path::new(directory), destination, &work)?,
     };
     work.end();
-    let extents: usize = map.files.iter().map(|file| file.extents.len()).sum();
-    let bytes: u64 = map.files.iter().flat_map(|file| &file.extents).map(|(start, end, _)| end - start).sum();
+    let Copied { source, files, extents, bytes } = copied;
     let beside = printable_path(&copy::map_path(destination));
     match output.output {
         OutputFormat::Json => print(&json_line(&json!({
-            "source": map.source, "destination": printable_path(destination), "map": beside,
-            "files": map.files.len(), "extents": extents, "bytes": bytes, "verified": true,
+            "source": source, "destination": printable_path(destination), "map": beside,
+            "files": files, "extents": extents, "bytes": bytes, "verified": true,
         })))?,
         OutputFormat::Text if *quiet => {}
         OutputFormat::Text => print(&format!(
             "{}: {} files, {} in {} extents, verified\nmap {beside}\n",
             printable_path(destination),
-            map.files.len(),
+            grouped(files),
             human_bytes(bytes),
-            grouped(extents as u64),
+            grouped(extents),
         ))?,
     }
     Ok(ExitCode::Success)
 }
 
 /// Copies a replica directory of another host.
-fn fetched(remote: &Remote, binary: Option<&Path>, destination: &Path, work: &Work) -> Result<Map, Failure> {
+fn fetched(remote: &Remote, binary: Option<&Path>, destination: &Path, work: &Work) -> Result<Copied, Failure> {
     copy::vacant(destination).map_err(|error| failed(&error, work))?;
     let words = ["send".into(), "--".into(), remote.path.clone()];
     let (running, printed) = ssh::start(remote, binary, &words, work)?;
     let received = copy::receive(&mut BufReader::with_capacity(1 << 20, printed), destination, work);
     match received {
-        Ok(map) => {
+        Ok(copied) => {
             // The copy is whole and verified, however it ended there.
             if let Err(failure) = running.wait(&[0]) {
                 work::note("warning", &failure.one_line());
             }
-            Ok(Map { source: format!("ssh://{}{}", remote.authority, map.source), ..map })
+            Ok(Copied { source: format!("ssh://{}{}", remote.authority, copied.source), ..copied })
         }
         // What was said there is the cause of a stream that breaks off.
         Err(CopyError::Stream(_)) if !work.stopped() => {
@@ -70,7 +69,7 @@ fn fetched(remote: &Remote, binary: Option<&Path>, destination: &Path, work: &Wo
     }
 }
 
-fn local(directory: &Path, destination: &Path, work: &Work) -> Result<Map, Failure> {
+fn local(directory: &Path, destination: &Path, work: &Work) -> Result<Copied, Failure> {
     source::replica(directory, None)?;
     let (reader, writer) = std::io::pipe().or_failure(FailureKind::Failed)?;
     let (sent, received) = std::thread::scope(|scope| {
@@ -84,9 +83,9 @@ fn local(directory: &Path, destination: &Path, work: &Work) -> Result<Map, Failu
     });
     let sent = sent.unwrap_or(Err(CopyError::Format("the sender panicked")));
     match (sent, received) {
-        (Ok(skipped), Ok(map)) => {
+        (Ok(skipped), Ok(copied)) => {
             scan::left_out(&skipped);
-            Ok(map)
+            Ok(copied)
         }
         // Of two ends of a broken pipe the one that broke it tells the cause.
         (Err(CopyError::Stream(_)), Err(error)) | (Ok(_), Err(error)) => Err(failed(&error, work)),

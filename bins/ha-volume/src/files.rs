@@ -24,8 +24,8 @@ use crate::{merge, print};
 type Stamps = Vec<(PathBuf, Stamp)>;
 
 /// Opens the file system of a source, and tells whether the source is damaged, and what its files were like.
-fn open(path: &Path, arguments: &SourceArguments) -> Result<(Files, bool, Stamps), Failure> {
-    let opened = source::open(path, arguments, Verify::Nothing)?;
+fn open(path: &Path, arguments: &SourceArguments, verify: Verify) -> Result<(Files, bool, Stamps), Failure> {
+    let opened = source::open(path, arguments, verify)?;
     source::need_ext4(path, &opened)?;
     merge::warn_of_journal(&opened);
     let damaged = opened.damaged || opened.source.best_effort;
@@ -47,7 +47,7 @@ fn code(damaged: bool) -> ExitCode {
 
 pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
     let ListArguments { path, inside, recursive, source: how, output } = arguments;
-    let (files, mut damaged, stamps) = open(path, how)?;
+    let (files, mut damaged, stamps) = open(path, how, Verify::Nothing)?;
     let inside = inside.as_os_str().as_bytes();
     let top = files.entry(inside).map_err(|error| failed(&error, path))?;
     let mut entries = Vec::new();
@@ -127,7 +127,7 @@ fn row(entry: &Entry) -> [String; 5] {
 
 pub(crate) fn cat(arguments: &CatArguments) -> Result<ExitCode, Failure> {
     let CatArguments { path, inside, source: how } = arguments;
-    let (files, damaged, stamps) = open(path, how)?;
+    let (files, damaged, stamps) = open(path, how, Verify::Nothing)?;
     let mut out = std::io::stdout();
     match files.copy(inside.as_os_str().as_bytes(), &mut out) {
         Ok(_) => {}
@@ -146,7 +146,7 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
         let message = format!("there is something already: {}", printable_path(destination));
         return Err(Failure::new(FailureKind::Halted, message).hint("name a path at which nothing is"));
     }
-    let (files, damaged, stamps) = open(path, how)?;
+    let (files, damaged, stamps) = open(path, how, Verify::Fresh)?;
     let work = Work::begin("extracting", output.output == OutputFormat::Json)?;
     let owners = rustix::process::geteuid().is_root();
     let done = extract::extract(&files, inside.as_os_str().as_bytes(), destination, owners, &work);

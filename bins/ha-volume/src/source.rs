@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_longhorn::backing;
 use ha_longhorn::chain::ChainError;
-use ha_longhorn::checksum::Verify;
+use ha_longhorn::checksum::{Verdict, Verify};
 use ha_longhorn::doctor;
 use ha_longhorn::finding::{Finding, Severity};
 use ha_longhorn::inside::{self, Inside};
-use ha_longhorn::inspect;
+use ha_longhorn::inspect::{self, LayerReport};
 use ha_longhorn::layered::{self, Image, ImageError, Layered, Reading};
 use ha_longhorn::merge::{self, Source};
 use ha_longhorn::qcow2::Qcow2Error;
@@ -189,6 +189,11 @@ fn open_replica(path: &Path, arguments: &SourceArguments, verify: Verify) -> Res
         return Err(Failure::new(FailureKind::Halted, message)
             .hint(format!("without --zeros-are-holes; what copying did to it says: ha-volume doctor {}", word(path)))
             .hint("to take them for holes all the same: --despite-damage"));
+    }
+    let unchecked = |layer: &&LayerReport| layer.checksum == Verdict::Unchecked && chain.contains(&layer.name);
+    let layers: Vec<String> = report.layers.iter().filter(unchecked).map(|layer| layer.name.clone()).collect();
+    if !layers.is_empty() {
+        report.findings.push(Finding::ChecksumsUnchecked { layers });
     }
     let damage = damage(&report.findings, &chain, arguments);
     if !damage.is_empty() && !arguments.despite_damage {

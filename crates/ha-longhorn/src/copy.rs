@@ -6,16 +6,18 @@
 //! kind 0 ends the file and is followed by the SHA-256 over kinds, starts, ends and bytes. A line `{}` ends it all.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use ha_sync_fs::error::printable_path;
+use ha_sync_fs::local::Replacement;
 use ha_sync_fs::{FsError, local};
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::extent::{self, Extent, Extents, Method};
@@ -93,31 +95,54 @@ struct FileHeader {
     method: String,
 }
 
-/// Is a file of a copy, as the map beside it lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopiedFile {
-    /// The name, printable.
-    pub name: String,
-    /// The length in bytes.
-    pub length: u64,
-    /// When it was modified last, ns since 1970.
-    pub modified: i128,
-    /// Start, end, and whether the extent is unwritten.
-    pub extents: Vec<(u64, u64, bool)>,
-    /// SHA-256 over the extents and their bytes, as the stream has it.
-    pub sha256: String,
-}
-
-/// Is what `DEST.extents.json` holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Map {
+/// Is what a copy consists of. The map beside it has the extents: there may be millions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
     /// Where it was copied from, printable.
     pub source: String,
-    /// The files.
-    pub files: Vec<CopiedFile>,
-    /// Entries that were left out, being no regular files.
-    #[serde(default)]
-    pub skipped: Vec<String>,
+    /// Files.
+    pub files: u64,
+    /// Extents of all of them.
+    pub extents: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Is what must be found again of a file that was received.
+struct Received {
+    /// Printable.
+    name: String,
+    length: u64,
+    modified: i128,
+    sums: (blake3::Hash, blake3::Hash),
+}
+
+/// Sums of the ranges of a file and of their bytes. Ranges that touch count as one: where a file system begins a new
+/// extent is its own affair.
+#[derive(Default)]
+struct Sums {
+    ranges: blake3::Hasher,
+    bytes: blake3::Hasher,
+    last: Option<(u64, u64)>,
+}
+
+impl Sums {
+    fn range(&mut self, start: u64, end: u64) {
+        match &mut self.last {
+            Some(last) if last.1 == start => last.1 = end,
+            last => {
+                if let Some((start, end)) = last.replace((start, end)) {
+                    self.ranges.update(&start.to_le_bytes()).update(&end.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> (blake3::Hash, blake3::Hash) {
+        // No range begins there, so the last one is not joined.
+        self.range(u64::MAX, u64::MAX);
+        (self.ranges.finalize(), self.bytes.finalize())
+    }
 }
 
 /// Writes a replica directory as a stream. Returns the entries that are no regular files, which are left out.
@@ -215,7 +240,7 @@ pub fn vacant(destination: &Path) -> Result<(), CopyError> {
 
 /// Makes a directory of a stream, at a path at which nothing is. It is made under another name, checked by reading it
 /// again, and renamed; the map comes before the renaming, so that a copy always has one.
-pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -> Result<Map, CopyError> {
+pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -> Result<Copied, CopyError> {
     vacant(destination)?;
     let begin: Begin = header(input)?.ok_or(CopyError::Format("it is empty"))?;
     if begin.version != VERSION {
@@ -230,11 +255,9 @@ pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -
         return Err(CopyError::Exists(printable_path(&map)));
     }
     let _lock = begin_part(&part, destination)?;
-    let made = fill(input, &part, &begin, watch).and_then(|files| {
-        let map = Map { source: begin.directory.clone(), files, skipped: Vec::new() };
-        verify(&part, &map, watch)?;
-        let content = serde_json::to_vec(&map).map_err(|error| CopyError::Stream(io::Error::other(error)))?;
-        local::replace(&map_path(destination), &content)?;
+    let made = fill(input, &part, &map, &begin, watch).and_then(|(map, files, copied)| {
+        verify(&part, &files, watch)?;
+        map.commit()?;
         rustix::fs::renameat_with(
             rustix::fs::CWD,
             &part,
@@ -247,7 +270,7 @@ pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -
             let _ = local::remove(&map_path(destination));
             FsError::new("rename to", printable_path(destination), errno)
         })?;
-        Ok(map)
+        Ok(copied)
     });
     if made.is_err() {
         discard(&part)?;
@@ -293,7 +316,15 @@ fn discard(part: &Path) -> Result<(), FsError> {
     rustix::fs::rmdir(part).map_err(|errno| FsError::new("remove directory", printable_path(part), errno))
 }
 
-fn fill(input: &mut dyn BufRead, part: &Path, begin: &Begin, watch: &dyn Watch) -> Result<Vec<CopiedFile>, CopyError> {
+/// Makes the files, and the map of them: `{"source":…,"files":[{"name":…,"length":…,"modified":…,
+/// "extents":[[start,end,unwritten],…],"sha256":…},…]}`, written as they come.
+fn fill(
+    input: &mut dyn BufRead,
+    part: &Path,
+    map: &Path,
+    begin: &Begin,
+    watch: &dyn Watch,
+) -> Result<(Replacement, Vec<Received>, Copied), CopyError> {
     let failed = |step, errno: Errno| FsError::new(step, printable_path(part), errno);
     let statistics = rustix::fs::statvfs(part).map_err(|errno| failed("ask the free space of", errno))?;
     let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
@@ -303,6 +334,10 @@ fn fill(input: &mut dyn BufRead, part: &Path, begin: &Begin, watch: &dyn Watch) 
     watch.expect(begin.bytes);
     let directory = rustix::fs::open(part, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed("open directory", errno))?;
+    let unwritten = |cause| FsError::local("write", map, cause);
+    let mut list = BufWriter::new(Replacement::begin(map, &std::process::id().to_string())?);
+    write!(list, r#"{{"source":{},"files":["#, json!(begin.directory)).map_err(unwritten)?;
+    let mut copied = Copied { source: begin.directory.clone(), files: 0, extents: 0, bytes: 0 };
     let mut files = Vec::new();
     while let Some(header) = header::<FileHeader>(input)? {
         let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&header.name);
@@ -316,35 +351,62 @@ fn fill(input: &mut dyn BufRead, part: &Path, begin: &Begin, watch: &dyn Watch) 
             .map_err(|errno| failed("make", errno))?
             .into();
         file.set_len(header.length).map_err(|cause| FsError::local("set the length of", &path, cause))?;
-        let (extents, sha256) = receive_file(input, &file, &path, header.length, watch)?;
+        let (name, length, modified) = (printable_path(Path::new(name)), header.length, header.modified);
+        let between = if files.is_empty() { "" } else { "," };
+        let start = format!(r#"{between}{{"name":{},"length":{length},"modified":{modified},"extents":["#, json!(name));
+        list.write_all(start.as_bytes()).map_err(unwritten)?;
+        let mut first = true;
+        let mut note = |start: u64, end: u64, unwritten: bool| {
+            let between = if std::mem::take(&mut first) { "" } else { "," };
+            (copied.extents, copied.bytes) = (copied.extents + 1, copied.bytes + (end - start));
+            write!(list, "{between}[{start},{end},{unwritten}]").map_err(|cause| FsError::local("write", map, cause))
+        };
+        let (sums, sha256) = receive_file(input, &Target { file: &file, path: &path, length }, &mut note, watch)?;
+        write!(list, r#"],"sha256":"{sha256}"}}"#).map_err(unwritten)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(header.mode & 0o7777))
             .map_err(|errno| failed("set the mode of", errno))?;
         let time = Timespec {
-            tv_sec: i64::try_from(header.modified.div_euclid(1_000_000_000)).unwrap_or(0),
-            tv_nsec: i64::try_from(header.modified.rem_euclid(1_000_000_000)).unwrap_or(0),
+            tv_sec: i64::try_from(modified.div_euclid(1_000_000_000)).unwrap_or(0),
+            tv_nsec: i64::try_from(modified.rem_euclid(1_000_000_000)).unwrap_or(0),
         };
         file.sync_all().map_err(|cause| FsError::local("sync", &path, cause))?;
         rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })
             .map_err(|errno| failed("set the time of", errno))?;
-        let name = printable_path(Path::new(name));
-        files.push(CopiedFile { name, length: header.length, modified: header.modified, extents, sha256 });
+        files.push(Received { name, length, modified, sums });
+        copied.files += 1;
     }
     rustix::fs::fsync(&directory).map_err(|errno| failed("sync", errno))?;
-    Ok(files)
+    list.write_all(b"]}").map_err(unwritten)?;
+    let list = list.into_inner().map_err(|error| FsError::local("write", map, error.into_error()))?;
+    Ok((list, files, copied))
 }
 
-type Received = (Vec<(u64, u64, bool)>, String);
+/// Is a file that is being made.
+struct Target<'a> {
+    file: &'a File,
+    path: &'a Path,
+    length: u64,
+}
 
+impl Target<'_> {
+    fn write(&self, bytes: &[u8], position: u64) -> Result<(), FsError> {
+        self.file.write_all_at(bytes, position).map_err(|cause| FsError::local("write", self.path, cause))
+    }
+}
+
+/// Returns the sums of what was written, and the SHA-256 of the stream.
 fn receive_file(
     input: &mut dyn BufRead,
-    file: &File,
-    path: &Path,
-    length: u64,
+    target: &Target,
+    note: &mut dyn FnMut(u64, u64, bool) -> Result<(), FsError>,
     watch: &dyn Watch,
-) -> Result<Received, CopyError> {
+) -> Result<((blake3::Hash, blake3::Hash), String), CopyError> {
     let mut hash = Sha256::new();
+    let mut sums = Sums::default();
     let mut buffer = vec![0; BUFFER];
-    let mut extents = Vec::new();
+    let zeros = vec![0; BUFFER];
+    // Where unwritten space is not told from a hole, zeros are written.
+    let told = crate::raw::fiemap(target.file, 0).is_ok();
     let mut before = 0;
     loop {
         let mut kind = [0];
@@ -358,51 +420,45 @@ fn receive_file(
         hash.update(numbers);
         let number = |from: usize| numbers[from..from + 8].try_into().map(u64::from_le_bytes).unwrap_or(0);
         let (start, end) = (number(0), number(8));
-        if start < before || end <= start || end > length || !matches!(kind[0], WRITTEN | UNWRITTEN) {
+        if start < before || end <= start || end > target.length || !matches!(kind[0], WRITTEN | UNWRITTEN) {
             return Err(CopyError::Format("an extent is out of place"));
         }
         before = end;
-        extents.push((start, end, kind[0] == UNWRITTEN));
-        if kind[0] == UNWRITTEN {
-            preallocate(file, path, start, end)?;
-            continue;
-        }
+        let unwritten = kind[0] == UNWRITTEN;
+        note(start, end, unwritten)?;
+        sums.range(start, end);
+        // Allocated space that was never written reads as zeros, and so do zeros where that cannot be had.
+        let allocated = unwritten
+            && told
+            && rustix::fs::fallocate(target.file, FallocateFlags::KEEP_SIZE, start, end - start).is_ok();
         let mut position = start;
         while position < end {
             if watch.stopped() {
                 return Err(CopyError::Stopped);
             }
             let length = usize::try_from(end - position).unwrap_or(usize::MAX).min(BUFFER);
-            input.read_exact(&mut buffer[..length]).map_err(CopyError::Stream)?;
-            hash.update(&buffer[..length]);
-            // Zeros too: a block that is not written would be a hole.
-            file.write_all_at(&buffer[..length], position).map_err(|cause| FsError::local("write", path, cause))?;
+            if unwritten {
+                sums.bytes.update(&zeros[..length]);
+                if !allocated {
+                    target.write(&zeros[..length], position)?;
+                }
+            } else {
+                input.read_exact(&mut buffer[..length]).map_err(CopyError::Stream)?;
+                hash.update(&buffer[..length]);
+                sums.bytes.update(&buffer[..length]);
+                // Zeros too: a block that is not written would be a hole.
+                target.write(&buffer[..length], position)?;
+                watch.advance(length as u64);
+            }
             position += length as u64;
-            watch.advance(length as u64);
         }
     }
     let mut sent = [0; 32];
     input.read_exact(&mut sent).map_err(CopyError::Stream)?;
-    let found = hash.finalize();
-    if found[..] != sent[..] {
+    if hash.finalize()[..] != sent[..] {
         return Err(CopyError::Format("the bytes of a file do not have their hash"));
     }
-    Ok((extents, hex(&sent)))
-}
-
-/// Allocates space that reads as zeros; where the file system cannot, or does not tell it from a hole, zeros are
-/// written. Both read the same.
-fn preallocate(file: &File, path: &Path, start: u64, end: u64) -> Result<(), CopyError> {
-    let told = crate::raw::fiemap(file, 0).is_ok();
-    let done = told && rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, start, end - start).is_ok();
-    let zeros = vec![0; BUFFER];
-    let mut position = if done { end } else { start };
-    while position < end {
-        let length = usize::try_from(end - position).unwrap_or(usize::MAX).min(BUFFER);
-        file.write_all_at(&zeros[..length], position).map_err(|cause| FsError::local("write", path, cause))?;
-        position += length as u64;
-    }
-    Ok(())
+    Ok((sums.finish(), hex(&sent)))
 }
 
 /// Reads a line of JSON; nothing for `{}`.
@@ -416,66 +472,46 @@ fn header<T: for<'a> Deserialize<'a>>(input: &mut dyn BufRead) -> Result<Option<
     }
 }
 
-/// Reads a copy again and compares extents and bytes with its map. Whether an extent is written or not may differ;
-/// where it begins and ends may not.
-pub fn verify(directory: &Path, map: &Map, watch: &dyn Watch) -> Result<(), CopyError> {
+/// Reads a copy again and compares extents and bytes with what was received. Whether an extent is written or not may
+/// differ; where it begins and ends may not.
+fn verify(directory: &Path, files: &[Received], watch: &dyn Watch) -> Result<(), CopyError> {
     let source = SourceDirectory::open(directory)?;
     let names = source.names()?;
-    if names.len() != map.files.len() {
+    if names.len() != files.len() {
         return Err(CopyError::Differs { name: printable_path(directory), what: "the number of files" });
     }
-    for (name, copied) in names.iter().zip(&map.files) {
-        let differs = |what| CopyError::Differs { name: copied.name.clone(), what };
+    let mut buffer = vec![0; BUFFER];
+    for (name, received) in names.iter().zip(files) {
+        let differs = |what| CopyError::Differs { name: received.name.clone(), what };
         let file = SourceFile::open_in(&source, name)?;
-        if file.size() != copied.length {
+        if file.size() != received.length {
             return Err(differs("the length"));
         }
-        if file.stamp().modified != copied.modified {
+        if file.stamp().modified != received.modified {
             return Err(differs("the time"));
         }
-        let mut found: Vec<(u64, u64)> = Vec::new();
+        let mut sums = Sums::default();
         extent::for_each(&file, Extents::of(&file)?.method(), |extent| {
-            join(&mut found, extent.start, extent.end);
-            Ok::<_, FsError>(())
-        })?;
-        let mut expected: Vec<(u64, u64)> = Vec::new();
-        for (start, end, _) in &copied.extents {
-            join(&mut expected, *start, *end);
-        }
-        if found != expected {
-            return Err(differs("the extents, as where the file system has larger blocks"));
-        }
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; BUFFER];
-        for (start, end, unwritten) in &copied.extents {
-            hash.update(frame(Extent { start: *start, end: *end, unwritten: *unwritten }));
-            let mut position = *start;
-            while position < *end {
+            sums.range(extent.start, extent.end);
+            let mut position = extent.start;
+            while position < extent.end {
                 if watch.stopped() {
                     return Err(CopyError::Stopped);
                 }
-                let length = usize::try_from(*end - position).unwrap_or(usize::MAX).min(BUFFER);
+                let length = usize::try_from(extent.end - position).unwrap_or(usize::MAX).min(BUFFER);
                 file.read_at(position, &mut buffer[..length])?;
-                if *unwritten && !crate::layered::is_zero(&buffer[..length]) {
-                    return Err(differs("the bytes"));
-                }
-                if !*unwritten {
-                    hash.update(&buffer[..length]);
-                }
+                sums.bytes.update(&buffer[..length]);
                 position += length as u64;
             }
+            Ok::<_, CopyError>(())
+        })?;
+        let (ranges, bytes) = sums.finish();
+        if ranges != received.sums.0 {
+            return Err(differs("the extents, as where the file system has larger blocks"));
         }
-        if hex(&hash.finalize()) != copied.sha256 {
+        if bytes != received.sums.1 {
             return Err(differs("the bytes"));
         }
     }
     Ok(())
-}
-
-/// Adds a range; one that touches the last becomes one with it.
-fn join(ranges: &mut Vec<(u64, u64)>, start: u64, end: u64) {
-    match ranges.last_mut() {
-        Some(last) if last.1 == start => last.1 = end,
-        _ => ranges.push((start, end)),
-    }
 }

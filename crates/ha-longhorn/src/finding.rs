@@ -135,6 +135,11 @@ pub enum Finding {
         /// What the image has.
         found: String,
     },
+    /// Layers whose checksums could be wrong, and were not verified: that reads them whole.
+    ChecksumsUnchecked {
+        /// The layers.
+        layers: Vec<String>,
+    },
     /// A checksum file cannot be understood.
     ChecksumUnusable {
         /// The layer.
@@ -198,6 +203,7 @@ impl Finding {
             | Encrypted
             | RevisionUnusable { .. }
             | ChecksumUnusable { .. }
+            | ChecksumsUnchecked { .. }
             | ExtentsDisputed { .. }
             | ExtentsBySeek { .. }
             | ExtentsUnknown { .. }
@@ -265,6 +271,9 @@ impl fmt::Display for Finding {
             }
             Self::ChecksumStale { layer } => {
                 write!(text, "the checksum is older than the image and says nothing: {layer}")
+            }
+            Self::ChecksumsUnchecked { layers } => {
+                write!(text, "checksums were not verified, which inspect does: {}", layers.join(", "))
             }
             Self::ChecksumWrong { layer, expected, found } => {
                 write!(text, "wrong checksum: {layer} has {found} instead of {expected}")

@@ -36,18 +36,18 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FsError> {
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
-        if let Some(parent) = path.parent() {
-            // The parent of a bare name is written as nothing.
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            fs::File::open(parent)?.sync_all()?;
-        }
-        Ok(())
+        fs::File::open(folder(path))?.sync_all()
     };
     write().map_err(|error| {
         // What is left of a write that failed takes space that may be what was missing.
         let _ = fs::remove_file(&beside);
         FsError::local("write", path, error)
     })
+}
+
+/// Returns the directory that a path is in. The parent of a bare name is written as nothing.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Is a file that is written beside another one and takes its place when it is whole. Dropped before that, it goes.
@@ -69,8 +69,7 @@ impl Replacement {
             let name = found.file_name().unwrap_or_default().as_encoded_bytes();
             name.starts_with(stem.as_encoded_bytes()) && name.ends_with(b".new")
         };
-        let folder = path.parent().unwrap_or(Path::new("."));
-        for left in list(folder)?.iter().filter(|found| is_left(found)) {
+        for left in list(folder(path))?.iter().filter(|found| is_left(found)) {
             remove(left)?;
         }
         let mut name = stem;
@@ -86,7 +85,7 @@ impl Replacement {
         let put = || -> io::Result<()> {
             self.file.sync_all()?;
             fs::rename(&self.beside, &self.path)?;
-            fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+            fs::File::open(folder(&self.path))?.sync_all()
         };
         put().map_err(|error| FsError::local("write", &self.path, error))?;
         self.committed = true;

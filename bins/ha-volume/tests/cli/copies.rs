@@ -169,6 +169,36 @@ fn copies_by_other_tools_are_recognised() {
     }
 }
 
+/// Unwritten extents, so that no disk is needed for the 4 GB.
+#[test]
+fn a_million_extents_are_copied_in_little_memory() {
+    use ha_testkit::loopmount::{FileSystem, loop_mount};
+    use rustix::fs::{FallocateFlags, fallocate};
+    const EXTENTS: u64 = 1_000_000;
+    let mounted = need!(loop_mount(FileSystem::Ext4, 14 << 30));
+    let place = Place::empty();
+    let replica = mounted.path().join("pvc-many-00000001");
+    std::fs::create_dir(&replica).unwrap();
+    let head = std::fs::File::create(replica.join("volume-head-000.img")).unwrap();
+    head.set_len(EXTENTS * 8192).unwrap();
+    for extent in 0..EXTENTS {
+        fallocate(&head, FallocateFlags::empty(), extent * 8192, 4096).unwrap();
+    }
+    std::fs::write(replica.join("volume-head-000.img.meta"), r#"{"Name":"volume-head-000.img","Parent":""}"#).unwrap();
+    let copied = mounted.path().join("copied");
+    let words = ["copy", replica.to_str().unwrap(), copied.to_str().unwrap(), "-o", "json"];
+    let outcome = place.command(&words).timeout(std::time::Duration::from_secs(180)).run();
+    outcome.assert_success();
+    let answer: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!((&answer["extents"], &answer["bytes"]), (&(EXTENTS + 1).into(), &(EXTENTS * 4096 + 42).into()));
+    assert!(outcome.peak_kib < 64 << 10, "{} KiB", outcome.peak_kib);
+    let map: Value =
+        serde_json::from_slice(&std::fs::read(mounted.path().join("copied.extents.json")).unwrap()).unwrap();
+    let extents = map["files"][0]["extents"].as_array().unwrap();
+    assert_eq!(extents.len() as u64, EXTENTS);
+    assert_eq!(extents[999_999], serde_json::json!([999_999 * 8192_u64, 999_999 * 8192_u64 + 4096, true]));
+}
+
 #[test]
 fn a_copy_leaves_what_is_there_alone() {
     let place = need!(Place::of("c3-rebuilding.tar.zst"));

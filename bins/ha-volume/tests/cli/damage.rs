@@ -304,6 +304,40 @@ fn a_head_may_be_named_where_nothing_tells_and_damage_may_be_looked_past() {
 }
 
 #[test]
+fn what_reads_files_says_which_checksums_it_did_not_verify() {
+    let original = need!(Place::of("a1-chain.tar.zst"));
+    let layer = "volume-snap-snap-two.img";
+    for (sum, extract) in [(None, 0), (Some("0123456789abcdef"), 5)] {
+        let place = Place::empty();
+        let copy = place.path(REPLICA);
+        original.run(&["copy", REPLICA, copy.to_str().unwrap()]).assert_success();
+        let unverified = "warning: checksums were not verified";
+        let ls = place.run(&["ls", REPLICA]);
+        ls.assert_success();
+        assert!(!ls.stderr.contains(unverified), "{}", ls.stderr);
+        checksum_of(&copy, layer, sum);
+        for words in [&["ls", REPLICA][..], &["cat", REPLICA, "/note.txt"]] {
+            let outcome = place.run(words);
+            outcome.assert_success();
+            let expected = format!("{unverified}, which inspect does: {layer}\n");
+            assert!(outcome.stderr.contains(&expected), "{}", outcome.stderr);
+            // Not of the layers beside it.
+            let before = place.run(&[words, &["--snapshot", "snap-one"]].concat());
+            assert!(!before.stderr.contains(unverified), "{}", before.stderr);
+        }
+        // What is kept is verified.
+        let outcome = place.run(&["extract", REPLICA, "/", "out"]);
+        outcome.assert_code(extract);
+        assert!(!outcome.stderr.contains(unverified), "{}", outcome.stderr);
+        assert_eq!(place.path("out").exists(), extract == 0);
+        if extract != 0 {
+            assert!(outcome.stderr.contains("--despite-damage"), "{}", outcome.stderr);
+            place.run(&["extract", REPLICA, "/", "out", "--despite-damage"]).assert_code(3);
+        }
+    }
+}
+
+#[test]
 fn the_sum_of_holes_is_that_of_zeros() {
     let place = Place::empty();
     let path = place.path("file");
