@@ -275,7 +275,8 @@ fn needed_backing(
         (None, Some(_)) if replica.meta.is_some() => Err(Failure::new(
             FailureKind::Usage,
             format!("--backing is given, and the volume has no backing image: {}", printable_path(path)),
-        )),
+        )
+        .hint("leave --backing out")),
         (Some(there), None) => Err(Failure::new(
             FailureKind::Halted,
             format!("a backing image lies under the volume, and none is given: {}", printable_path(path)),
@@ -302,8 +303,13 @@ pub(crate) fn need_ext4(path: &Path, opened: &Opened) -> Result<(), Failure> {
             .hint(format!("{image}: mount -o loop volume.img /mnt (a copy: it replays the log)")),
         Inside::Partitions => halted(format!("a partition table inside: {shown}"))
             .hint(format!("{image}: losetup --find --show --partscan volume.img")),
-        Inside::Empty => halted(format!("no file system inside, only zeros at its beginning: {shown}"))
-            .hint(format!("ha-volume inspect {}", word(path))),
+        Inside::Empty => {
+            let failure = halted(format!("no file system inside, only zeros at its beginning: {shown}"));
+            match is_directory(path) {
+                true => failure.hint(format!("ha-volume inspect {}", word(path))),
+                false => failure.hint("is it the right image, and is its beginning there: ha-volume compare"),
+            }
+        }
         Inside::Spdk => declined(path),
         Inside::Unknown => {
             halted(format!("no known file system inside: {shown}")).hint("file -s volume.img, after merging it")

@@ -80,6 +80,8 @@ struct Begin {
     #[serde(rename = "ha-volume-copy")]
     version: u32,
     directory: String,
+    /// When the directory was modified last, ns since 1970.
+    modified: i128,
     /// Allocated bytes of all files.
     bytes: u64,
 }
@@ -168,7 +170,7 @@ pub fn send(directory: &Path, out: &mut dyn Write, watch: &dyn Watch) -> Result<
         let text = text.map_err(|error| CopyError::Stream(io::Error::other(error)))?;
         writeln!(out, "{text}").map_err(CopyError::Stream)
     };
-    let begin = Begin { version: VERSION, directory: printable_path(directory), bytes };
+    let begin = Begin { version: VERSION, directory: printable_path(directory), modified: source.modified()?, bytes };
     line(out, serde_json::to_string(&begin))?;
     for (file, name) in &files {
         let method = Extents::of(file)?.method();
@@ -258,6 +260,9 @@ pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -
     let made = fill(input, &part, &map, &begin, watch).and_then(|(map, files, copied)| {
         verify(&part, &files, watch)?;
         map.commit()?;
+        let times = times(begin.modified);
+        rustix::fs::utimensat(rustix::fs::CWD, &part, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| FsError::new("set the time of", printable_path(&part), errno))?;
         rustix::fs::renameat_with(
             rustix::fs::CWD,
             &part,
@@ -317,7 +322,7 @@ fn discard(part: &Path) -> Result<(), FsError> {
 }
 
 /// Makes the files, and the map of them: `{"source":…,"files":[{"name":…,"length":…,"modified":…,
-/// "extents":[[start,end,unwritten],…],"sha256":…},…]}`, written as they come.
+/// "extents":[[start,end,unwritten],…],"extents_sha256":…},…]}`, written as they come.
 fn fill(
     input: &mut dyn BufRead,
     part: &Path,
@@ -362,16 +367,11 @@ fn fill(
             write!(list, "{between}[{start},{end},{unwritten}]").map_err(|cause| FsError::local("write", map, cause))
         };
         let (sums, sha256) = receive_file(input, &Target { file: &file, path: &path, length }, &mut note, watch)?;
-        write!(list, r#"],"sha256":"{sha256}"}}"#).map_err(unwritten)?;
+        write!(list, r#"],"extents_sha256":"{sha256}"}}"#).map_err(unwritten)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(header.mode & 0o7777))
             .map_err(|errno| failed("set the mode of", errno))?;
-        let time = Timespec {
-            tv_sec: i64::try_from(modified.div_euclid(1_000_000_000)).unwrap_or(0),
-            tv_nsec: i64::try_from(modified.rem_euclid(1_000_000_000)).unwrap_or(0),
-        };
         file.sync_all().map_err(|cause| FsError::local("sync", &path, cause))?;
-        rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })
-            .map_err(|errno| failed("set the time of", errno))?;
+        rustix::fs::futimens(&file, &times(modified)).map_err(|errno| failed("set the time of", errno))?;
         files.push(Received { name, length, modified, sums });
         copied.files += 1;
     }
@@ -379,6 +379,15 @@ fn fill(
     list.write_all(b"]}").map_err(unwritten)?;
     let list = list.into_inner().map_err(|error| FsError::local("write", map, error.into_error()))?;
     Ok((list, files, copied))
+}
+
+/// Returns a time in ns since 1970 as both times of an inode.
+fn times(nanoseconds: i128) -> Timestamps {
+    let time = Timespec {
+        tv_sec: i64::try_from(nanoseconds.div_euclid(1_000_000_000)).unwrap_or(0),
+        tv_nsec: i64::try_from(nanoseconds.rem_euclid(1_000_000_000)).unwrap_or(0),
+    };
+    Timestamps { last_access: time, last_modification: time }
 }
 
 /// Is a file that is being made.

@@ -171,6 +171,13 @@ impl SourceDirectory {
         &self.path
     }
 
+    /// Returns when it was modified last, ns since 1970.
+    pub fn modified(&self) -> Result<i128, FsError> {
+        let stat = rustix::fs::fstat(&self.handle);
+        stat.map(|stat| Stamp::of(&stat).modified)
+            .map_err(|errno| FsError::new("look at", printable_path(&self.path), errno))
+    }
+
     /// Lists its names, sorted.
     pub fn names(&self) -> Result<Vec<std::ffi::OsString>, FsError> {
         let failed = |errno| FsError::new("list directory", printable_path(&self.path), errno);

@@ -43,6 +43,8 @@ fn our_copy_keeps_every_extent_on_every_file_system() {
         let image = place.path(&format!("{name}.img"));
         let words = ["merge", copy.to_str().unwrap(), "-o", image.to_str().unwrap(), "--sha256"];
         assert_eq!(place.json(&words, 0)["sha256"], sum, "{name}");
+        let modified = |path: &std::path::Path| std::fs::metadata(path).unwrap().modified().unwrap();
+        assert_eq!(modified(&copy), modified(&place.path("pvc-a1-r1")), "{name}");
         for file in std::fs::read_dir(place.path("pvc-a1-r1")).unwrap() {
             let file = file.unwrap();
             let (from, to) = (file.metadata().unwrap(), std::fs::metadata(copy.join(file.file_name())).unwrap());
