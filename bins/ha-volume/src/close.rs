@@ -1,7 +1,8 @@
 //! Two candidates that only times or evidence set apart, side by side: what of them differs (volumes.md §4).
 
 use ha_longhorn::compare::{self, Difference};
-use ha_longhorn::files::{self, FileDifference, Files};
+use ha_longhorn::file_difference::{self, FileDifference};
+use ha_longhorn::files::Files;
 use ha_longhorn::inside::Inside;
 use ha_longhorn::inspect;
 use ha_longhorn::layered::{Layered, Reading};
@@ -66,8 +67,8 @@ fn open(row: &Row) -> Option<Layered> {
 
 fn compare_files(left: Layered, right: Layered) -> Option<Vec<FileDifference>> {
     let (left, right) = (Files::open(Box::new(left)).ok()?, Files::open(Box::new(right)).ok()?);
-    let mut unread = false;
-    let found = files::compare([&left, &right], &|| false, &mut |_, _| unread = true);
+    let mut unread = [&left, &right].iter().any(|files| files.notes().iter().any(|note| note.is_loss()));
+    let found = file_difference::compare([&left, &right], &|| false, &mut |_, _| unread = true);
     // What cannot be read is told by the command.
     (!unread).then_some(found)
 }

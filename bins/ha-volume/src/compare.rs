@@ -1,12 +1,15 @@
 //! `ha-volume compare`.
 
+use std::path::Path;
+
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::report::printable;
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
 use ha_longhorn::checksum::Verify;
 use ha_longhorn::compare::{self, Difference};
-use ha_longhorn::files::{self, FileDifference, Files};
+use ha_longhorn::file_difference::{self, FileDifference};
+use ha_longhorn::files::Files;
 use ha_longhorn::inside::Inside;
 use ha_longhorn::layered;
 use ha_longhorn::watch::Watch as _;
@@ -14,6 +17,7 @@ use ha_sync_fs::error::printable_path;
 use serde_json::json;
 
 use crate::arguments::{CompareArguments, SourceArguments};
+use crate::files::not_opened;
 use crate::work::{self, Work};
 use crate::{merge, print, source};
 
@@ -35,9 +39,15 @@ pub(crate) fn serve(arguments: &CompareArguments) -> Result<ExitCode, Failure> {
         for side in [&left, &right] {
             merge::warn_of_journal(side);
         }
-        let [left, right] = [left.image, right.image].map(Files::open);
-        let (left, right) = (left.or_failure(FailureKind::Failed)?, right.or_failure(FailureKind::Failed)?);
-        let found = files::compare([&left, &right], &|| work.stopped(), &mut |side, error| {
+        let open = |side: source::Opened, path: &Path| {
+            let dirty = matches!(side.inside, Inside::Ext4 { needs_recovery: true, .. });
+            Files::open(side.image).map_err(|error| not_opened(&error, path, dirty))
+        };
+        let (left, right) = (open(left, &arguments.left)?, open(right, &arguments.right)?);
+        for (side, files) in [("left", &left), ("right", &right)] {
+            unread.extend(files.notes().iter().filter(|note| note.is_loss()).map(|note| format!("{side}: {note}")));
+        }
+        let found = file_difference::compare([&left, &right], &|| work.stopped(), &mut |side, error| {
             let side = if side == 0 { "left" } else { "right" };
             unread.push(format!("{side}: {}", Failure::from_error(FailureKind::Failed, &error).one_line()));
         });

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
-use ha_cli::report::printable;
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, ignore_closed, json_line};
 use ha_cli::table::{Align, Table};
 use ha_longhorn::checksum::Verify;
 use ha_longhorn::extract::{self, ExtractError};
 use ha_longhorn::files::{Entry, Files, FilesError, Kind};
+use ha_longhorn::inside::Inside;
 use ha_longhorn::layered;
 use ha_longhorn::source::Stamp;
 use ha_sync_fs::error::printable_path;
@@ -23,22 +23,61 @@ use crate::{merge, print};
 
 type Stamps = Vec<(PathBuf, Stamp)>;
 
-/// Opens the file system of a source, and tells whether the source is damaged, and what its files were like.
-fn open(path: &Path, arguments: &SourceArguments, verify: Verify) -> Result<(Files, bool, Stamps), Failure> {
+/// How many lines of one kind the text lists.
+const MOST_LINES: usize = 20;
+
+/// Is an open file system with what was found on the way.
+struct Open {
+    files: Files,
+    /// Whether the source or the file system is damaged.
+    damaged: bool,
+    stamps: Stamps,
+}
+
+/// Opens the file system of a source.
+fn open(path: &Path, arguments: &SourceArguments, verify: Verify) -> Result<Open, Failure> {
     let opened = source::open(path, arguments, verify)?;
     source::need_ext4(path, &opened)?;
     merge::warn_of_journal(&opened);
     let damaged = opened.damaged || opened.source.best_effort;
     let stamps = layered::stamps(&*opened.image);
-    let files = Files::open(opened.image).or_failure(FailureKind::Failed).map_err(|failure| {
-        failure.hint(format!("let e2fsck look at a copy: ha-volume fsck --replay {} -o COPY", word(path)))
-    })?;
-    Ok((files, damaged, stamps))
+    let dirty = matches!(opened.inside, Inside::Ext4 { needs_recovery: true, .. });
+    let files = Files::open(opened.image).map_err(|error| not_opened(&error, path, dirty))?;
+    let lossy = warn_of_losses(&files);
+    Ok(Open { files, damaged: damaged || lossy, stamps })
+}
+
+/// Tells what may be missing, and whether anything may be.
+fn warn_of_losses(files: &Files) -> bool {
+    let losses = files.notes().iter().filter(|note| note.is_loss());
+    losses.map(|note| work::note("warning", &note.to_string())).count() > 0
+}
+
+/// Says what else reads a file system that is not read here.
+pub(crate) fn not_opened(error: &FilesError, path: &Path, dirty: bool) -> Failure {
+    let failure = Failure::from_error(FailureKind::Failed, error);
+    let image = "volume.img";
+    let merged = failure.hint(format!("ha-volume merge {} -o {image}", word(path)));
+    match error.is_declined() {
+        true => merged
+            .hint(format!("as root, where the kernel knows it: mount -o loop,ro {image} /mnt"))
+            .hint(format!("without a mount: debugfs {image}")),
+        false if dirty => merged.hint(format!("on the copy, which it changes: e2fsck -f {image}")),
+        false => merged.hint(format!("what is damaged: e2fsck -f -n {image}")),
+    }
 }
 
 fn failed(error: &FilesError, path: &Path) -> Failure {
     let failure = Failure::from_error(FailureKind::Failed, error);
-    if error.is_not_found() { failure.hint(format!("ha-volume ls -R {}", word(path))) } else { failure }
+    if error.is_not_found() {
+        failure.hint(format!("ha-volume ls -R {}", word(path)))
+    } else if error.is_encrypted() {
+        failure
+            .hint(format!("ha-volume merge {} -o volume.img", word(path)))
+            .hint("as root: mount -o loop,ro volume.img /mnt && fscrypt unlock /mnt/DIRECTORY")
+    } else {
+        failure
+    }
 }
 
 fn code(damaged: bool) -> ExitCode {
@@ -47,16 +86,15 @@ fn code(damaged: bool) -> ExitCode {
 
 pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
     let ListArguments { path, inside, recursive, source: how, output } = arguments;
-    let (files, mut damaged, stamps) = open(path, how, Verify::Nothing)?;
-    let inside = inside.as_os_str().as_bytes();
-    let top = files.entry(inside).map_err(|error| failed(&error, path))?;
+    let Open { files, damaged, stamps } = open(path, how, Verify::Nothing)?;
+    let top = files.entry(inside.as_os_str().as_bytes()).map_err(|error| failed(&error, path))?;
     let mut entries = Vec::new();
+    let mut unread = Vec::new();
     if top.kind != Kind::Directory {
         entries.push(top);
     } else if *recursive {
-        let mut unread = Vec::new();
         let walked: Result<(), std::convert::Infallible> = files.walk(
-            inside,
+            &top,
             &mut |entry| {
                 if entry.path != top.path {
                     entries.push(entry.clone());
@@ -68,12 +106,9 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
         match walked {
             Ok(()) => {}
         }
-        for error in &unread {
-            work::note("warning", &Failure::from_error(FailureKind::Failed, error).one_line());
-        }
-        damaged |= !unread.is_empty();
     } else {
-        entries = files.list(inside).map_err(|error| failed(&error, path))?;
+        let listing = files.list(&top).map_err(|error| failed(&error, path))?;
+        (entries, unread) = (listing.entries, listing.failed);
     }
     source::unchanged(&stamps)?;
     match output.output {
@@ -88,23 +123,31 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
             print(&String::from_utf8_lossy(&text))?;
         }
     }
-    Ok(code(damaged))
+    for error in &unread {
+        work::note("warning", &Failure::from_error(FailureKind::Failed, error).one_line());
+    }
+    Ok(code(damaged || !unread.is_empty()))
 }
 
 fn object(entry: &Entry) -> Value {
+    let inode = &entry.inode;
+    let modified = inode.modified();
     json!({
         "path": ha_longhorn::files::printable(&entry.path),
         "kind": entry.kind,
-        "bytes": entry.length,
-        "mode": format!("{:04o}", entry.mode),
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "modified": jiff::Timestamp::new(entry.modified.0, i32::try_from(entry.modified.1).unwrap_or(0)).ok(),
+        "inode": inode.number(),
+        "links": inode.links(),
+        "bytes": inode.size(),
+        "mode": format!("{:04o}", inode.mode()),
+        "uid": inode.uid(),
+        "gid": inode.gid(),
+        "modified": jiff::Timestamp::new(modified.seconds, i32::try_from(modified.nanoseconds).unwrap_or(0)).ok(),
         "target": entry.target.as_deref().map(ha_longhorn::files::printable),
     })
 }
 
 fn row(entry: &Entry) -> [String; 5] {
+    let inode = &entry.inode;
     let kind = match entry.kind {
         Kind::File => '-',
         Kind::Directory => 'd',
@@ -114,22 +157,23 @@ fn row(entry: &Entry) -> [String; 5] {
     let mut rights = String::from(kind);
     for shift in [6, 3, 0] {
         for (bit, letter) in [(4, 'r'), (2, 'w'), (1, 'x')] {
-            rights.push(if entry.mode >> shift & bit != 0 { letter } else { '-' });
+            rights.push(if inode.mode() >> shift & bit != 0 { letter } else { '-' });
         }
     }
     let mut path = ha_longhorn::files::printable(&entry.path);
     if let Some(target) = &entry.target {
         path = format!("{path} -> {}", ha_longhorn::files::printable(target));
     }
-    let time = jiff::Timestamp::from_second(entry.modified.0).ok();
-    [rights, format!("{}:{}", entry.uid, entry.gid), entry.length.to_string(), crate::render::time(time), path]
+    let time = jiff::Timestamp::from_second(inode.modified().seconds).ok();
+    [rights, format!("{}:{}", inode.uid(), inode.gid()), inode.size().to_string(), crate::render::time(time), path]
 }
 
 pub(crate) fn cat(arguments: &CatArguments) -> Result<ExitCode, Failure> {
     let CatArguments { path, inside, source: how } = arguments;
-    let (files, damaged, stamps) = open(path, how, Verify::Nothing)?;
+    let Open { files, damaged, stamps } = open(path, how, Verify::Nothing)?;
     let mut out = std::io::stdout();
-    match files.copy(inside.as_os_str().as_bytes(), &mut out) {
+    let entry = files.entry_behind(inside.as_os_str().as_bytes()).map_err(|error| failed(&error, path))?;
+    match files.copy(&entry, &mut out) {
         Ok(_) => {}
         Err(FilesError::Write { cause, .. }) => ignore_closed(Err(cause)).or_failure(FailureKind::Failed)?,
         Err(error) => return Err(failed(&error, path)),
@@ -146,7 +190,7 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
         let message = format!("there is something already: {}", printable_path(destination));
         return Err(Failure::new(FailureKind::Halted, message).hint("name a path at which nothing is"));
     }
-    let (files, damaged, stamps) = open(path, how, Verify::Fresh)?;
+    let Open { files, damaged, stamps } = open(path, how, Verify::Fresh)?;
     let work = Work::begin("extracting", output.output == OutputFormat::Json)?;
     let owners = rustix::process::geteuid().is_root();
     let done = extract::extract(&files, inside.as_os_str().as_bytes(), destination, owners, &work);
@@ -162,6 +206,11 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
                 "name a path at which nothing is; what ends in .ha-volume.part an interrupted extraction has left",
             ));
         }
+        Err(error @ ExtractError::NoSpace { .. }) => {
+            work.end();
+            let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return Err(Failure::from_error(FailureKind::Halted, &error).hint(format!("df -h {}", word(parent))));
+        }
         Err(ExtractError::Files(error)) => return Err(failed(&error, path)),
         Err(error) => return Err(Failure::from_error(FailureKind::Failed, &error)),
     };
@@ -176,14 +225,20 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
                 grouped(done.entries),
                 human_bytes(done.bytes)
             ))?;
-            work.note("extended attributes, ACLs and hard links are not carried over; mount the merged image for them");
-            for name in &done.skipped {
-                work::note("warning", &format!("left out, being a special file: {}", printable(name)));
-            }
-            for line in &done.failed {
-                work::note("warning", line);
-            }
+            list_lines("warning", "left out, being a special file: ", &done.skipped);
+            list_lines("note", "the destination does not take it: ", &done.attributes_left_out);
+            list_lines("warning", "", &done.failed);
         }
     }
     Ok(code(damaged || !done.failed.is_empty()))
+}
+
+/// Tells a number of lines of one kind.
+fn list_lines(label: &str, what: &str, lines: &[String]) {
+    for line in lines.iter().take(MOST_LINES) {
+        work::note(label, &format!("{what}{line}"));
+    }
+    if let Some(more) = lines.len().checked_sub(MOST_LINES).filter(|more| *more > 0) {
+        work::note(label, &format!("{what}{more} more (-o json lists them)"));
+    }
 }

@@ -15,7 +15,6 @@ use signal_hook::iterator::Signals;
 pub(crate) struct Work {
     meter: Meter,
     signal: Arc<AtomicI32>,
-    quiet: bool,
 }
 
 impl Work {
@@ -33,7 +32,7 @@ impl Work {
             }
         };
         std::thread::Builder::new().name("signals".to_owned()).spawn(listen).or_failure(FailureKind::Failed)?;
-        Ok(Self { meter: Meter::new(what, quiet), signal, quiet })
+        Ok(Self { meter: Meter::new(what, quiet), signal })
     }
 
     /// Ends the telling.
@@ -49,13 +48,6 @@ impl Work {
             _ => Signal::Interrupt,
         };
         Failure::new(FailureKind::Interrupted(signal), "stopped by a signal")
-    }
-
-    /// Writes a line for people.
-    pub(crate) fn note(&self, message: &str) {
-        if !self.quiet {
-            note("note", message);
-        }
     }
 }
 

@@ -1,17 +1,18 @@
 //! Copies files out of a volume into a new directory. Nothing that is there is replaced, no link is followed.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use ha_ext4::Attributes;
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, local};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
+use serde::Serialize;
 
-use crate::files::{Entry, Extracted, Files, FilesError, Kind, below};
-use crate::layered::{BLOCK, is_zero};
+use crate::files::{BUFFER, Entry, Files, FilesError, Kind, printable, read};
 use crate::watch::Watch;
 
 /// Is why nothing was extracted.
@@ -26,9 +27,36 @@ pub enum ExtractError {
     /// There is something at the destination, or what an interrupted extraction left beside it.
     #[error("there is something already: {0}")]
     Exists(String),
+    /// What is to be extracted is longer than the free space.
+    #[error("not enough space for {path}: {needed} bytes needed, {free} free")]
+    NoSpace {
+        /// The destination, printable.
+        path: String,
+        /// Bytes of data of all files.
+        needed: u64,
+        /// Bytes that are free there.
+        free: u64,
+    },
     /// It was asked to stop.
     #[error("stopped")]
     Stopped,
+}
+
+/// Is what was made, with what could not be carried over.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Extracted {
+    /// Files, directories and links that were made.
+    pub entries: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Names of files that have several, beside the first of each.
+    pub hard_links: u64,
+    /// Special files, which are not made.
+    pub skipped: Vec<String>,
+    /// Extended attributes and ACLs that the destination does not take, each with its path and cause.
+    pub attributes_left_out: Vec<String>,
+    /// What could not be read or made, each with its cause.
+    pub failed: Vec<String>,
 }
 
 /// Returns where a tree is made before it gets its name.
@@ -38,8 +66,9 @@ pub fn part_path(destination: &Path) -> PathBuf {
     destination.with_file_name(name)
 }
 
-/// Extracts a file or a tree to a path at which nothing is; it is made under another name first. Times and modes are kept, owners as root only. Extended
-/// attributes, ACLs and hard links are not carried over: the reader does not tell them.
+/// Extracts a file or a tree to a path at which nothing is; it is made under another name first. Holes, hard links, times,
+/// modes, extended attributes and ACLs are kept, owners as root only. A file that cannot be read to its end is not left
+/// there in part.
 pub fn extract(
     files: &Files,
     path: &[u8],
@@ -54,44 +83,41 @@ pub fn extract(
             return Err(ExtractError::Exists(printable_path(path)));
         }
     }
-    let mut done = Extracted::default();
+    check_space(files, &top, destination, watch)?;
+    let mut extraction =
+        Extraction { files, owners, first_names: HashMap::new(), done: Extracted::default(), buffer: vec![0; BUFFER] };
     let mut unread = Vec::new();
     let mut directories = Vec::new();
     files.walk(
-        &top.path,
+        &top,
         &mut |entry: &Entry| {
             if watch.stopped() {
                 return Err(ExtractError::Stopped);
             }
             let to = below(&part, &top.path, &entry.path);
-            match make(files, entry, &to, owners) {
+            match extraction.make(entry, &to) {
                 Ok(Some(bytes)) => {
-                    done.entries += 1;
-                    done.bytes += bytes;
+                    extraction.done.entries += 1;
+                    extraction.done.bytes += bytes;
                     watch.advance(bytes);
                     if entry.kind == Kind::Directory {
                         directories.push((to, entry.clone()));
                     }
                 }
-                Ok(None) => done.skipped.push(ha_sync_core::path::printable(&entry.path)),
+                Ok(None) => extraction.done.skipped.push(printable(&entry.path)),
                 // Without its top nothing can be made.
-                Err(error) if entry.path == top.path => {
-                    if entry.kind == Kind::File {
-                        local::remove(&part)?;
-                    }
-                    return Err(error);
-                }
-                Err(error) => done.failed.push(line(&error)),
+                Err(error) if entry.path == top.path => return Err(error),
+                Err(error) => extraction.done.failed.push(line(&error)),
             }
             Ok(())
         },
-        &mut |error| unread.push(error.to_string()),
+        &mut |error| unread.push(error.to_line()),
     )?;
-    done.failed.extend(unread);
+    extraction.done.failed.extend(unread);
     // What is made in a directory changes its time, and a closed one takes nothing.
     for (to, entry) in directories.iter().rev() {
-        if let Err(error) = finish(to, entry, owners) {
-            done.failed.push(error.to_line());
+        if let Err(error) = extraction.finish(to, entry) {
+            extraction.done.failed.push(error.to_line());
         }
     }
     if local::exists(&part) {
@@ -105,95 +131,178 @@ pub fn extract(
             Err(errno) => return Err(FsError::new("rename to", printable_path(destination), errno).into()),
         }
     }
-    Ok(done)
+    Ok(extraction.done)
 }
 
 fn line(error: &ExtractError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
+    match error {
+        ExtractError::Files(error) => error.to_line(),
+        ExtractError::Step(error) => error.to_line(),
+        error => error.to_string(),
     }
 }
 
-/// Makes one entry; nothing for a special file. Returns the bytes of its content.
-fn make(files: &Files, entry: &Entry, to: &Path, owners: bool) -> Result<Option<u64>, ExtractError> {
-    let failed = |step, errno: Errno| FsError::new(step, printable_path(to), errno);
-    match entry.kind {
-        Kind::Special => Ok(None),
-        Kind::Directory => {
-            rustix::fs::mkdir(to, Mode::from_raw_mode(0o700)).map_err(|errno| failed("make directory", errno))?;
-            Ok(Some(0))
-        }
-        Kind::Link => {
-            let target = entry.target.as_deref().unwrap_or_default();
-            rustix::fs::symlink(target, to).map_err(|errno| failed("make link", errno))?;
-            set(to, entry, owners, false)?;
-            Ok(Some(0))
-        }
-        Kind::File => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let handle =
-                rustix::fs::open(to, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("make", errno))?;
-            let file = File::from(handle);
-            let length =
-                |length: u64| file.set_len(length).map_err(|cause| FsError::local("set the length of", to, cause));
-            length(entry.length)?;
-            let mut out = io::BufWriter::with_capacity(1 << 20, Sparse { file: &file, position: 0 });
-            let bytes = files.copy(&entry.path, &mut out)?;
-            io::Write::flush(&mut out).map_err(|cause| FsError::local("write", to, cause))?;
-            drop(out);
-            length(bytes)?;
-            finish(to, entry, owners)?;
-            Ok(Some(bytes))
-        }
+/// Returns the path of an entry below a destination.
+fn below(destination: &Path, base: &[u8], path: &[u8]) -> PathBuf {
+    let rest = path.strip_prefix(base).unwrap_or(path);
+    let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+    let rest: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(rest);
+    if rest.is_empty() { destination.to_owned() } else { destination.join(rest) }
+}
+
+/// Counts the data of all files, each once, and asks whether there is room for it.
+fn check_space(files: &Files, top: &Entry, destination: &Path, watch: &dyn Watch) -> Result<(), ExtractError> {
+    let directory = match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let statistics = rustix::fs::statvfs(directory)
+        .map_err(|errno| FsError::new("ask the free space of", printable_path(directory), errno))?;
+    let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+    let mut needed = 0_u64;
+    let mut counted = std::collections::HashSet::new();
+    files.walk(
+        top,
+        &mut |entry| {
+            let once = entry.inode.links() < 2 || counted.insert(entry.inode.number());
+            if watch.stopped() {
+                return Err(ExtractError::Stopped);
+            }
+            if entry.kind == Kind::File && once {
+                // What cannot be read is told when it is extracted.
+                needed = needed.saturating_add(data(files, entry).unwrap_or(0));
+            }
+            Ok(())
+        },
+        &mut |_| {},
+    )?;
+    watch.expect(needed);
+    match needed > free {
+        true => Err(ExtractError::NoSpace { path: printable_path(destination), needed, free }),
+        false => Ok(()),
     }
 }
 
-/// Writes a new file of full length and leaves blocks of zeros out: a sparse file stays one.
-struct Sparse<'a> {
-    file: &'a File,
-    position: u64,
+fn data(files: &Files, entry: &Entry) -> Result<u64, FilesError> {
+    let mut content = files.content(entry)?;
+    let (mut position, mut bytes) = (0, 0);
+    while let Some(range) = content.range_at(position).map_err(read(&entry.path))? {
+        bytes += if range.data { range.end - range.start } else { 0 };
+        position = range.end;
+    }
+    Ok(bytes)
 }
 
-impl io::Write for Sparse<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let to_boundary = usize::try_from(BLOCK - self.position % BLOCK).unwrap_or(1);
-        let zero = |bytes: &[u8]| is_zero(&bytes[..bytes.len().min(BLOCK as usize)]);
-        let mut length = to_boundary.min(bytes.len());
-        let skip = is_zero(&bytes[..length]);
-        // As far as all blocks are of one kind.
-        while length < bytes.len() && zero(&bytes[length..]) == skip {
-            length = (length + BLOCK as usize).min(bytes.len());
+struct Extraction<'a> {
+    files: &'a Files,
+    owners: bool,
+    /// Of each file with several names where it was made.
+    first_names: HashMap<u32, PathBuf>,
+    done: Extracted,
+    buffer: Vec<u8>,
+}
+
+impl Extraction<'_> {
+    /// Makes one entry; nothing for a special file. Returns the bytes of its data.
+    fn make(&mut self, entry: &Entry, to: &Path) -> Result<Option<u64>, ExtractError> {
+        let failed = |step, errno: Errno| FsError::new(step, printable_path(to), errno);
+        let has_names = entry.kind != Kind::Directory && entry.inode.links() > 1;
+        if let Some(first) = self.first_names.get(&entry.inode.number()).filter(|_| has_names) {
+            match rustix::fs::linkat(CWD, first, CWD, to, AtFlags::empty()) {
+                Ok(()) => {
+                    self.done.hard_links += 1;
+                    return Ok(Some(0));
+                }
+                // The destination has no hard links, or not as many: it becomes a file of its own.
+                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::MLINK) => {}
+                Err(errno) => return Err(failed("make hard link", errno).into()),
+            }
         }
-        if !skip {
-            self.file.write_all_at(&bytes[..length], self.position)?;
+        let bytes = match entry.kind {
+            Kind::Special => return Ok(None),
+            Kind::Directory => {
+                rustix::fs::mkdir(to, Mode::from_raw_mode(0o700)).map_err(|errno| failed("make directory", errno))?;
+                return Ok(Some(0));
+            }
+            Kind::Link => {
+                let Some(target) = &entry.target else {
+                    return Err(read(&entry.path)(ha_ext4::Error::Encrypted(entry.inode.number())).into());
+                };
+                rustix::fs::symlink(&target[..], to).map_err(|errno| failed("make link", errno))?;
+                0
+            }
+            Kind::File => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let handle =
+                    rustix::fs::open(to, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("make", errno))?;
+                match self.fill(entry, &File::from(handle), to) {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        // A part of a file would be taken for the whole.
+                        local::remove(to)?;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        self.finish(to, entry)?;
+        if has_names {
+            self.first_names.insert(entry.inode.number(), to.to_owned());
         }
-        self.position += length as u64;
-        Ok(length)
+        Ok(Some(bytes))
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// Writes what a file has, and leaves out what it has not.
+    fn fill(&mut self, entry: &Entry, file: &File, to: &Path) -> Result<u64, ExtractError> {
+        let mut content = self.files.content(entry)?;
+        file.set_len(content.size()).map_err(|cause| FsError::local("set the length of", to, cause))?;
+        let (mut position, mut bytes) = (0, 0);
+        while let Some(range) = content.range_at(position).map_err(read(&entry.path))? {
+            while range.data && position < range.end {
+                let length = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(self.buffer.len());
+                let buffer = &mut self.buffer[..length];
+                content.read_at(position, buffer).map_err(read(&entry.path))?;
+                file.write_all_at(buffer, position).map_err(|cause| FsError::local("write", to, cause))?;
+                position += length as u64;
+                bytes += length as u64;
+            }
+            position = range.end;
+        }
+        Ok(bytes)
     }
-}
 
-fn finish(to: &Path, entry: &Entry, owners: bool) -> Result<(), FsError> {
-    set(to, entry, owners, true)
-}
+    /// Gives an entry all but its content.
+    fn finish(&mut self, to: &Path, entry: &Entry) -> Result<(), FsError> {
+        let failed = |step, errno: Errno| FsError::new(step, printable_path(to), errno);
+        let inode = &entry.inode;
+        if self.owners {
+            let (uid, gid) = (Uid::from_raw(inode.uid()), Gid::from_raw(inode.gid()));
+            rustix::fs::chownat(CWD, to, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|errno| failed("set the owner of", errno))?;
+        }
+        // After the owner, whose change takes some away; before the mode, which may forbid it.
+        self.set_attributes(to, entry);
+        if entry.kind != Kind::Link {
+            // Rights of an owner who is not set are not given to another.
+            let bits = if self.owners { inode.mode() } else { inode.mode() & 0o1777 };
+            rustix::fs::chmod(to, Mode::from_raw_mode(bits.into()))
+                .map_err(|errno| failed("set the mode of", errno))?;
+        }
+        let time = Timespec { tv_sec: inode.modified().seconds, tv_nsec: inode.modified().nanoseconds.into() };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| failed("set the time of", errno))
+    }
 
-fn set(to: &Path, entry: &Entry, owners: bool, mode: bool) -> Result<(), FsError> {
-    let failed = |step, errno: Errno| FsError::new(step, printable_path(to), errno);
-    if owners {
-        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        rustix::fs::chownat(CWD, to, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| failed("set the owner of", errno))?;
+    fn set_attributes(&mut self, to: &Path, entry: &Entry) {
+        let Attributes { found, failed } = self.files.attributes(entry);
+        self.done.failed.extend(failed.into_iter().map(|cause| read(&entry.path)(cause).to_line()));
+        for attribute in found {
+            let set = rustix::fs::lsetxattr(to, &attribute.name[..], &attribute.value, XattrFlags::empty());
+            if let Err(errno) = set {
+                let (path, name) = (printable(&entry.path), printable(&attribute.name));
+                self.done.attributes_left_out.push(format!("{path}: {name}: {}", std::io::Error::from(errno)));
+            }
+        }
     }
-    if mode {
-        // Rights of an owner who is not set are not given to another.
-        let bits = if owners { entry.mode } else { entry.mode & 0o1777 };
-        rustix::fs::chmod(to, Mode::from_raw_mode(bits.into())).map_err(|errno| failed("set the mode of", errno))?;
-    }
-    let time = Timespec { tv_sec: entry.modified.0, tv_nsec: i64::from(entry.modified.1) };
-    let times = Timestamps { last_access: time, last_modification: time };
-    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| failed("set the time of", errno))
 }

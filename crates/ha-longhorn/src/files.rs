@@ -1,15 +1,16 @@
-//! The files of an ext4 file system inside an image, read without root and without a mount. What its journal holds is
-//! laid over the blocks in memory, so nothing that was synced is skipped (volumes.md §5).
+//! The files of an ext2, ext3 or ext4 file system inside an image, read without root and without a mount. What its
+//! journal holds is laid over the blocks in memory, so nothing that was synced is skipped (volumes.md §5).
 
+use std::collections::HashSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 
-use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
+use ha_ext4::{Attributes, Content, FileSystem, Inode, Note, Source};
 pub use ha_sync_core::path::printable;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::layered::{Image, ImageError};
+use crate::layered::Image;
 use crate::merge::hex;
 
 /// Is why a file cannot be read.
@@ -17,7 +18,7 @@ use crate::merge::hex;
 pub enum FilesError {
     /// The file system cannot be opened.
     #[error("failed to open the ext4 file system")]
-    Open(#[source] Ext4Error),
+    Open(#[source] ha_ext4::Error),
     /// A path cannot be read.
     #[error("failed to read inside the volume: {path}")]
     Read {
@@ -25,7 +26,7 @@ pub enum FilesError {
         path: String,
         /// Why.
         #[source]
-        cause: Ext4Error,
+        cause: ha_ext4::Error,
     },
     /// The content cannot be passed on.
     #[error("failed to write what was read: {path}")]
@@ -36,20 +37,39 @@ pub enum FilesError {
         #[source]
         cause: io::Error,
     },
-    /// What was found at a path is not what was asked for.
-    #[error("not a {wanted}: {path}")]
-    Kind {
+    /// A directory is in itself, or in two others; it is read once.
+    #[error("the directory was listed under another name already: {path}")]
+    Again {
         /// The path inside the volume, printable.
         path: String,
-        /// What was asked for.
-        wanted: &'static str,
     },
 }
 
 impl FilesError {
     /// Tells whether the path is not there.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Read { cause: Ext4Error::NotFound, .. })
+        matches!(self, Self::Read { cause: ha_ext4::Error::NotFound, .. })
+    }
+
+    /// Tells whether the content is encrypted by the file system itself.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Read { cause: ha_ext4::Error::Encrypted(_), .. })
+    }
+
+    /// Tells whether the file system has something that is not read here, and that the kernel may read.
+    pub fn is_declined(&self) -> bool {
+        matches!(self, Self::Open(ha_ext4::Error::Declined(_)))
+    }
+
+    /// Returns the error with its causes on one line.
+    pub fn to_line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            line.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        line
     }
 }
 
@@ -68,24 +88,16 @@ pub enum Kind {
 }
 
 /// Is an entry of a directory inside the volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// The path from the root of the volume, beginning with `/`, as bytes.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: Kind,
-    /// The length in bytes.
-    pub length: u64,
-    /// Permissions.
-    pub mode: u16,
-    /// The owner.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-    /// When it was modified last: seconds since 1970 and ns.
-    pub modified: (i64, u32),
-    /// Where a link points to.
+    /// Where a link points to; nothing also when that is encrypted.
     pub target: Option<Vec<u8>>,
+    /// All else.
+    pub inode: Inode,
 }
 
 impl Entry {
@@ -95,139 +107,178 @@ impl Entry {
     }
 }
 
-/// Is an open file system.
-pub struct Files {
-    ext4: Ext4,
+/// Is what a directory holds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// What can be read, by name.
+    pub entries: Vec<Entry>,
+    /// Why others cannot be.
+    pub failed: Vec<FilesError>,
 }
 
-struct Reader(Box<dyn Image>);
+/// Is an open file system.
+pub struct Files {
+    ext4: FileSystem,
+}
 
-impl Ext4Read for Reader {
-    fn read(
+/// Is an image as the reader of ext4 takes it.
+pub(crate) struct ImageSource<'a>(pub(crate) Box<dyn Image + 'a>);
+
+impl Source for ImageSource<'_> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_exact_at(
         &mut self,
-        start: u64,
+        offset: u64,
         buffer: &mut [u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
-        let end = start.checked_add(buffer.len() as u64).filter(|end| *end <= self.0.size());
-        if end.is_none() {
-            return Err("the file system is longer than the volume".into());
-        }
-        self.0.read_at(start, buffer).map_err(|error: ImageError| error.into())
+        self.0.read_at(offset, buffer).map_err(Into::into)
     }
 }
 
 impl Files {
     /// Opens the file system of an image.
     pub fn open(image: Box<dyn Image>) -> Result<Self, FilesError> {
-        Ok(Self { ext4: Ext4::load(Box::new(Reader(image))).map_err(FilesError::Open)? })
+        Ok(Self { ext4: FileSystem::open(Box::new(ImageSource(image))).map_err(FilesError::Open)? })
+    }
+
+    /// Returns what is odd about the file system, and what was done to read it.
+    pub fn notes(&self) -> &[Note] {
+        self.ext4.notes()
     }
 
     /// Looks at a path; a link at its end is not followed.
     pub fn entry(&self, path: &[u8]) -> Result<Entry, FilesError> {
+        self.at(path, false)
+    }
+
+    /// Looks at a path; a link at its end is followed. The entry keeps the path that was asked for.
+    pub fn entry_behind(&self, path: &[u8]) -> Result<Entry, FilesError> {
+        self.at(path, true)
+    }
+
+    fn at(&self, path: &[u8], follow: bool) -> Result<Entry, FilesError> {
         let path = absolute(path);
-        let metadata = self.ext4.symlink_metadata(inner(&path)?).map_err(read(&path))?;
-        self.describe(path, &metadata)
+        let inode = self.ext4.find(&path, follow).map_err(read(&path))?;
+        self.describe(path, inode)
     }
 
     /// Lists a directory by name, without `.` and `..`.
-    pub fn list(&self, path: &[u8]) -> Result<Vec<Entry>, FilesError> {
-        let path = absolute(path);
-        let mut entries = Vec::new();
-        for entry in self.ext4.read_dir(inner(&path)?).map_err(read(&path))? {
-            let entry = entry.map_err(read(&path))?;
-            let name = entry.file_name();
-            let name: &[u8] = name.as_ref();
-            if name == b"." || name == b".." {
-                continue;
+    pub fn list(&self, directory: &Entry) -> Result<Listing, FilesError> {
+        let mut listing = Listing::default();
+        let listed = self.ext4.entries(&directory.inode, &mut |found| {
+            match found {
+                Ok(found) => {
+                    let mut path = directory.path.clone();
+                    if path.last() != Some(&b'/') {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(&found.name);
+                    let inode = self.ext4.inode(found.inode).map_err(read(&path));
+                    match inode.and_then(|inode| self.describe(path, inode)) {
+                        Ok(entry) => listing.entries.push(entry),
+                        Err(error) => listing.failed.push(error),
+                    }
+                }
+                Err(cause) => listing.failed.push(read(&directory.path)(cause)),
             }
-            let mut below = path.clone();
-            if below.last() != Some(&b'/') {
-                below.push(b'/');
-            }
-            below.extend_from_slice(name);
-            // Of a directory entry this would follow a link.
-            let metadata = self.ext4.symlink_metadata(inner(&below)?).map_err(read(&below))?;
-            entries.push(self.describe(below, &metadata)?);
-        }
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(entries)
+            ControlFlow::Continue(())
+        });
+        listed.map_err(read(&directory.path))?;
+        listing.entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(listing)
     }
 
     /// Calls `each` for an entry and all below it, a directory before what it holds. What cannot be read is handed to
     /// `failed`, and left out.
     pub fn walk<E>(
         &self,
-        path: &[u8],
+        top: &Entry,
         each: &mut dyn FnMut(&Entry) -> Result<(), E>,
         failed: &mut dyn FnMut(FilesError),
     ) -> Result<(), E> {
-        let mut waiting = match self.entry(path) {
-            Ok(entry) => vec![entry],
-            Err(error) => {
-                failed(error);
-                Vec::new()
-            }
-        };
+        let mut waiting = vec![top.clone()];
+        let mut seen = Seen::default();
         while let Some(entry) = waiting.pop() {
             each(&entry)?;
-            if entry.kind == Kind::Directory {
-                match self.list(&entry.path) {
-                    Ok(below) => waiting.extend(below.into_iter().rev()),
-                    Err(error) => failed(error),
+            if entry.kind != Kind::Directory {
+                continue;
+            }
+            match seen.first(&entry).and_then(|()| self.list(&entry)) {
+                Ok(below) => {
+                    below.failed.into_iter().for_each(&mut *failed);
+                    waiting.extend(below.entries.into_iter().rev());
                 }
+                Err(error) => failed(error),
             }
         }
         Ok(())
     }
 
-    /// Copies the content of a regular file to `out`. Returns the number of bytes.
-    pub fn copy(&self, path: &[u8], out: &mut dyn Write) -> Result<u64, FilesError> {
-        let path = absolute(path);
-        let mut file = self.ext4.open(inner(&path)?).map_err(read(&path))?;
-        let mut buffer = vec![0; 256 << 10];
+    /// Opens the content of a regular file.
+    pub fn content<'a>(&'a self, entry: &'a Entry) -> Result<Content<'a>, FilesError> {
+        self.ext4.content(&entry.inode).map_err(read(&entry.path))
+    }
+
+    /// Reads extended attributes and ACLs.
+    pub fn attributes(&self, entry: &Entry) -> Attributes {
+        self.ext4.attributes(&entry.inode)
+    }
+
+    /// Copies the content of a regular file to `out`, with zeros where it has holes. Returns the number of bytes.
+    pub fn copy(&self, entry: &Entry, out: &mut dyn Write) -> Result<u64, FilesError> {
+        let mut content = self.content(entry)?;
+        let mut buffer = vec![0; BUFFER];
         let mut copied = 0;
         loop {
-            let length = file.read_bytes(&mut buffer).map_err(read(&path))?;
+            let length = content.read_at(copied, &mut buffer).map_err(read(&entry.path))?;
             if length == 0 {
                 return Ok(copied);
             }
-            out.write_all(&buffer[..length]).map_err(|cause| FilesError::Write { path: printable(&path), cause })?;
+            let written = out.write_all(&buffer[..length]);
+            written.map_err(|cause| FilesError::Write { path: printable(&entry.path), cause })?;
             copied += length as u64;
         }
     }
 
     /// Returns the SHA-256 of a regular file.
-    pub fn sha256(&self, path: &[u8]) -> Result<String, FilesError> {
+    pub fn sha256(&self, entry: &Entry) -> Result<String, FilesError> {
         let mut hash = Hashing(Sha256::new());
-        self.copy(path, &mut hash)?;
+        self.copy(entry, &mut hash)?;
         Ok(hex(&hash.0.finalize()))
     }
 
-    fn describe(&self, path: Vec<u8>, metadata: &Metadata) -> Result<Entry, FilesError> {
-        let kind = match metadata.file_type() {
-            FileType::Regular => Kind::File,
-            FileType::Directory => Kind::Directory,
-            FileType::Symlink => Kind::Link,
+    fn describe(&self, path: Vec<u8>, inode: Inode) -> Result<Entry, FilesError> {
+        let kind = match inode.kind() {
+            ha_ext4::Kind::File => Kind::File,
+            ha_ext4::Kind::Directory => Kind::Directory,
+            ha_ext4::Kind::Link => Kind::Link,
             _ => Kind::Special,
         };
         let target = match kind {
-            Kind::Link => {
-                let target = self.ext4.read_link(inner(&path)?).map_err(read(&path))?;
-                Some(AsRef::<[u8]>::as_ref(&target).to_vec())
-            }
+            Kind::Link if !inode.is_encrypted() => Some(self.ext4.link_target(&inode).map_err(read(&path))?),
             _ => None,
         };
-        let modified = metadata.modified();
-        Ok(Entry {
-            kind,
-            length: metadata.len(),
-            mode: metadata.mode(),
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-            modified: (modified.seconds(), modified.nanoseconds()),
-            target,
-            path,
-        })
+        Ok(Entry { path, kind, target, inode })
+    }
+}
+
+/// How much of a file is read at once.
+pub(crate) const BUFFER: usize = 1 << 20;
+
+/// Is which directories were listed. In a damaged file system one may be in itself, and the way down has no end.
+#[derive(Default)]
+pub(crate) struct Seen(HashSet<u32>);
+
+impl Seen {
+    /// Fails for a directory that was there before.
+    pub(crate) fn first(&mut self, directory: &Entry) -> Result<(), FilesError> {
+        match self.0.insert(directory.inode.number()) {
+            true => Ok(()),
+            false => Err(FilesError::Again { path: printable(&directory.path) }),
+        }
     }
 }
 
@@ -247,137 +298,7 @@ fn absolute(path: &[u8]) -> Vec<u8> {
     if path.first() == Some(&b'/') { path.to_vec() } else { [b"/", path].concat() }
 }
 
-fn inner(path: &[u8]) -> Result<ext4_view::Path<'_>, FilesError> {
-    ext4_view::Path::try_from(path)
-        .map_err(|_| FilesError::Kind { path: printable(path), wanted: "path of a file system" })
-}
-
-fn read(path: &[u8]) -> impl FnOnce(Ext4Error) -> FilesError {
+pub(crate) fn read(path: &[u8]) -> impl FnOnce(ha_ext4::Error) -> FilesError {
     let path = printable(path);
     move |cause| FilesError::Read { path, cause }
-}
-
-/// Is one file that differs between two file systems.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FileDifference {
-    /// The path inside the volume, printable.
-    pub path: String,
-    /// `only-left`, `only-right`, `kind`, `content`, `target` or `metadata`.
-    pub what: &'static str,
-    /// Lengths in bytes.
-    pub lengths: [Option<u64>; 2],
-    /// Times of modification, seconds since 1970.
-    pub modified: [Option<i64>; 2],
-}
-
-/// Tells which files of two file systems differ; every file that both have with one length is read. Paths that
-/// cannot be read are handed to `failed` with the index of their side.
-pub fn compare(
-    sides: [&Files; 2],
-    stopped: &dyn Fn() -> bool,
-    failed: &mut dyn FnMut(usize, FilesError),
-) -> Vec<FileDifference> {
-    let mut differences = Vec::new();
-    let mut waiting = vec![b"/".to_vec()];
-    while let Some(directory) = waiting.pop() {
-        if stopped() {
-            break;
-        }
-        let mut lists = sides.iter().enumerate().map(|(side, files)| {
-            files.list(&directory).unwrap_or_else(|error| {
-                failed(side, error);
-                Vec::new()
-            })
-        });
-        let (left, right) = (lists.next().unwrap_or_default(), lists.next().unwrap_or_default());
-        drop(lists);
-        let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
-        loop {
-            let order = match (left.peek(), right.peek()) {
-                (None, None) => break,
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(a), Some(b)) => a.path.cmp(&b.path),
-            };
-            let a = if order.is_le() { left.next() } else { None };
-            let b = if order.is_ge() { right.next() } else { None };
-            if let (Some(a), Some(b)) = (&a, &b)
-                && a.kind == Kind::Directory
-                && b.kind == Kind::Directory
-            {
-                waiting.push(a.path.clone());
-            }
-            if let Some(what) = differs(sides, a.as_ref(), b.as_ref(), failed)
-                && let Some(either) = a.as_ref().or(b.as_ref())
-            {
-                let of = |entry: &Option<Entry>| entry.as_ref().map(|entry| (entry.length, entry.modified.0));
-                differences.push(FileDifference {
-                    path: printable(&either.path),
-                    what,
-                    lengths: [of(&a).map(|a| a.0), of(&b).map(|b| b.0)],
-                    modified: [of(&a).map(|a| a.1), of(&b).map(|b| b.1)],
-                });
-            }
-        }
-    }
-    differences.sort_by(|a, b| a.path.cmp(&b.path));
-    differences
-}
-
-fn differs(
-    sides: [&Files; 2],
-    a: Option<&Entry>,
-    b: Option<&Entry>,
-    failed: &mut dyn FnMut(usize, FilesError),
-) -> Option<&'static str> {
-    let (a, b) = match (a, b) {
-        (Some(a), Some(b)) => (a, b),
-        (Some(_), None) => return Some("only-left"),
-        (None, Some(_)) => return Some("only-right"),
-        (None, None) => return None,
-    };
-    if a.kind != b.kind {
-        return Some("kind");
-    }
-    if a.target != b.target {
-        return Some("target");
-    }
-    if a.kind == Kind::File {
-        if a.length != b.length {
-            return Some("content");
-        }
-        let mut sums = [None, None];
-        for (side, sum) in sums.iter_mut().enumerate() {
-            match sides[side].sha256(&a.path) {
-                Ok(found) => *sum = Some(found),
-                Err(error) => failed(side, error),
-            }
-        }
-        if sums[0] != sums[1] {
-            return Some("content");
-        }
-    }
-    let metadata = |entry: &Entry| (entry.mode, entry.uid, entry.gid, entry.modified);
-    (metadata(a) != metadata(b)).then_some("metadata")
-}
-
-/// Is where files are extracted to, with what cannot be carried over.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-pub struct Extracted {
-    /// Files, directories and links that were made.
-    pub entries: u64,
-    /// Bytes of files.
-    pub bytes: u64,
-    /// Special files, which are not made.
-    pub skipped: Vec<String>,
-    /// What could not be read or made, each with its cause.
-    pub failed: Vec<String>,
-}
-
-/// Returns the path of an entry below a destination.
-pub fn below(destination: &std::path::Path, base: &[u8], path: &[u8]) -> PathBuf {
-    let rest = path.strip_prefix(base).unwrap_or(path);
-    let rest = rest.strip_prefix(b"/").unwrap_or(rest);
-    let rest: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(rest);
-    if rest.is_empty() { destination.to_owned() } else { destination.join(rest) }
 }

@@ -12,6 +12,7 @@ pub mod copy;
 pub mod doctor;
 pub mod extent;
 pub mod extract;
+pub mod file_difference;
 pub mod files;
 pub mod finding;
 pub mod inside;
