@@ -23,6 +23,7 @@ fn filled(options: &[&str], size: &str) -> Result<Place, Skipped> {
     for index in 0..100 {
         pieces.write_all_at(&Random(index + 1).bytes(4096), index * 20_480).unwrap();
     }
+    drop(pieces);
     std::fs::write(top.join("attributes"), "has attributes").unwrap();
     let long = Random(5).bytes(700);
     rustix::fs::lsetxattr(top.join("attributes"), "user.long", &long, rustix::fs::XattrFlags::empty()).unwrap();
