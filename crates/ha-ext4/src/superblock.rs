@@ -66,6 +66,8 @@ enum Wrong {
     Absent,
     Field(&'static str),
     Checksum(Box<Superblock>),
+    /// It is right, and names what is not read here.
+    Declined(String),
 }
 
 /// Reads the superblock, or a copy of it.
@@ -77,19 +79,30 @@ pub(crate) fn read(source: &mut dyn Source, notes: &mut Vec<Note>) -> Result<Sup
         Err(_) => Err(Wrong::Absent),
     };
     let wrong = match first {
-        Ok(superblock) => return known(superblock),
+        Ok(superblock) => return Ok(superblock),
+        Err(Wrong::Declined(names)) => return Err(Error::Declined(names)),
         Err(wrong) => wrong,
     };
     if let Some(superblock) = backup(source) {
         notes.push(Note::BackupSuperblock { group: superblock.group });
-        return known(superblock);
+        return Ok(superblock);
     }
     match wrong {
-        Wrong::Absent => Err(Error::NoSuperblock),
-        Wrong::Field(what) => Err(Error::damaged(Place::Superblock, what)),
-        Wrong::Checksum(superblock) => {
+        Wrong::Checksum(superblock) if superblock.features.declined().is_none() => {
             notes.push(Note::SuperblockChecksum);
-            known(*superblock)
+            Ok(*superblock)
+        }
+        wrong => Err(wrong.into()),
+    }
+}
+
+impl From<Wrong> for Error {
+    fn from(wrong: Wrong) -> Self {
+        match wrong {
+            Wrong::Absent => Self::NoSuperblock,
+            Wrong::Field(what) => Self::damaged(Place::Superblock, what),
+            Wrong::Checksum(_) => Self::checksum(Place::Superblock),
+            Wrong::Declined(names) => Self::Declined(names),
         }
     }
 }
@@ -102,13 +115,6 @@ pub fn find_backup(source: &mut dyn Source) -> Option<Summary> {
         bytes: superblock.blocks.saturating_mul(superblock.block_size.into()),
         group: superblock.group,
     })
-}
-
-fn known(superblock: Superblock) -> Result<Superblock, Error> {
-    match superblock.features.declined() {
-        Some(names) => Err(Error::Declined(names)),
-        None => Ok(superblock),
-    }
 }
 
 fn read_at(source: &mut dyn Source, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
@@ -142,12 +148,7 @@ fn backup(source: &mut dyn Source) -> Option<Superblock> {
 
 /// Reads a superblock out of its bytes; used again when the journal holds a newer one.
 pub(crate) fn reread(bytes: &[u8]) -> Result<Superblock, Error> {
-    match parse(bytes) {
-        Ok(superblock) => known(superblock),
-        Err(Wrong::Absent) => Err(Error::NoSuperblock),
-        Err(Wrong::Field(what)) => Err(Error::damaged(Place::Superblock, what)),
-        Err(Wrong::Checksum(_)) => Err(Error::checksum(Place::Superblock)),
-    }
+    Ok(parse(bytes)?)
 }
 
 fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
@@ -155,6 +156,10 @@ fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
         return Err(Wrong::Absent);
     }
     let features = Features { compat: le32(bytes, 0x5c), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) };
+    let is_right = !features.ro_compat(RO_METADATA_CSUM) || crc32c(!0, &bytes[..0x3fc]) == le32(bytes, 0x3fc);
+    if let Some(names) = features.declined().filter(|_| is_right) {
+        return Err(Wrong::Declined(names));
+    }
     let wide = features.incompat(INCOMPAT_64BIT);
     let dynamic = le32(bytes, 0x4c) > 0;
     let log = le32(bytes, 0x18);
@@ -192,10 +197,7 @@ fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
         journal_backup: (bytes[0xfd] == 1).then(|| array(bytes, 0x10c)),
     };
     let superblock = superblock.checked()?;
-    if features.ro_compat(RO_METADATA_CSUM) && crc32c(!0, &bytes[..0x3fc]) != le32(bytes, 0x3fc) {
-        return Err(Wrong::Checksum(Box::new(superblock)));
-    }
-    Ok(superblock)
+    if is_right { Ok(superblock) } else { Err(Wrong::Checksum(Box::new(superblock))) }
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

@@ -122,18 +122,29 @@ pub struct Files {
 }
 
 /// Is an image as the reader of ext4 takes it.
-pub(crate) struct ImageSource<'a>(pub(crate) Box<dyn Image + 'a>);
+struct Owned(Box<dyn Image>);
 
-impl Source for ImageSource<'_> {
+/// Is the same of an image that is only looked at.
+pub(crate) struct Borrowed<'a>(pub(crate) &'a mut dyn Image);
+
+type ReadResult = Result<(), Box<dyn std::error::Error + Send + Sync + 'static>>;
+
+impl Source for Owned {
     fn size(&self) -> u64 {
         self.0.size()
     }
 
-    fn read_exact_at(
-        &mut self,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
+    fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> ReadResult {
+        Borrowed(&mut *self.0).read_exact_at(offset, buffer)
+    }
+}
+
+impl Source for Borrowed<'_> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> ReadResult {
         self.0.read_at(offset, buffer).map_err(Into::into)
     }
 }
@@ -141,7 +152,7 @@ impl Source for ImageSource<'_> {
 impl Files {
     /// Opens the file system of an image.
     pub fn open(image: Box<dyn Image>) -> Result<Self, FilesError> {
-        Ok(Self { ext4: FileSystem::open(Box::new(ImageSource(image))).map_err(FilesError::Open)? })
+        Ok(Self { ext4: FileSystem::open(Box::new(Owned(image))).map_err(FilesError::Open)? })
     }
 
     /// Returns what is odd about the file system, and what was done to read it.

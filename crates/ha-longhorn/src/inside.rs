@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::files::Borrowed;
 use crate::layered::{Image, ImageError};
 
 /// Is what a volume holds.
@@ -21,7 +22,7 @@ pub enum Inside {
         written: Option<Timestamp>,
         /// Whether the journal holds what is not in its place yet.
         needs_recovery: bool,
-        /// Whether the file system found errors in itself.
+        /// Whether the file system found errors in itself, or is known by a copy of its superblock only.
         has_errors: bool,
     },
     /// XFS.
@@ -81,11 +82,25 @@ impl Inside {
 /// How much of an image [`of_bytes`] looks at.
 pub const LOOK: usize = 68 << 10;
 
-/// Looks at an image.
+/// Looks at an image. Where nothing is recognised at its beginning, a copy of a superblock of ext4 is looked for.
 pub fn of_image(image: &mut dyn Image) -> Result<Inside, ImageError> {
     let mut bytes = vec![0; LOOK];
     image.read_at(0, &mut bytes)?;
-    Ok(of_bytes(&bytes))
+    let inside = of_bytes(&bytes);
+    if !matches!(inside, Inside::Empty | Inside::Unknown) {
+        return Ok(inside);
+    }
+    Ok(match ha_ext4::find_backup(&mut Borrowed(image)) {
+        Some(found) => Inside::Ext4 {
+            uuid: uuid(&found.uuid),
+            label: label(&found.label),
+            bytes: found.bytes,
+            written: None,
+            needs_recovery: false,
+            has_errors: true,
+        },
+        None => inside,
+    })
 }
 
 /// Looks at the first bytes of an image.

@@ -63,8 +63,9 @@ fn content(path: &Path) -> Result<u64, String> {
         Err(error) if error.raw_os_error() == Some(126) => return Err("encrypted".to_owned()),
         Err(error) => panic!("{}: {error}", path.display()),
     };
-    let (mut sum, mut buffer) = (Sum::default(), vec![0; 1 << 20]);
-    let whole = file.metadata().unwrap().len() <= WHOLE;
+    let length = file.metadata().unwrap().len();
+    let whole = length <= WHOLE;
+    let (mut sum, mut buffer) = (Sum::default(), vec![0; usize::try_from(length).unwrap().clamp(1, 1 << 20)]);
     let mut position = 0;
     loop {
         if !whole {
@@ -85,10 +86,13 @@ fn content(path: &Path) -> Result<u64, String> {
 }
 
 fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut names = vec![0; 1 << 16];
+    let mut names = [0; 2048];
     let length = llistxattr(path, &mut names).unwrap();
+    if length == 0 {
+        return BTreeMap::new();
+    }
     let names = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let mut value = vec![0; 1 << 17];
+    let mut value = vec![0; 1 << 16];
     let read = |name: &[u8]| {
         let length = lgetxattr(path, name, &mut value).unwrap();
         (name.to_vec(), value[..length].to_vec())

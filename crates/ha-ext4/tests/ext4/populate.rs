@@ -78,7 +78,7 @@ fn content(top: &Path, random: &mut Random) {
     }
     // Two files that take turns share no long run.
     let turns = [0, 1].map(|index| File::create(top.join(format!("turns-{index}"))).unwrap());
-    for round in 0..60 {
+    for round in 0..20 {
         for file in &turns {
             file.write_all_at(&random.bytes(9000), round * 9000).unwrap();
             file.sync_data().unwrap();
