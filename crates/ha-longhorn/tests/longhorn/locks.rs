@@ -61,7 +61,7 @@ impl Store for Slow {
 fn write(store: &dyn Store, image: &std::path::Path) -> Result<backupstore::Written, WriteError> {
     let mut image = backing::open(image).unwrap();
     let order = WriteOrder {
-        volume: "v".to_owned(),
+        volume: "pvc-x".to_owned(),
         name: "one".to_owned(),
         snapshot: "s".to_owned(),
         now: "2026-04-12T03:10:00Z".to_owned(),
@@ -100,7 +100,7 @@ fn it_is_renewed_also_while_a_block_is_on_its_way() {
     assert!(times.len() >= 8, "{}", times.len());
     let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(longest < RENEWAL * 5 / 2, "{longest:?}");
-    let folder = format!("{}/locks", backupstore::volume_path("v"));
+    let folder = format!("{}/locks", backupstore::volume_path("pvc-x"));
     assert_eq!(store.list(&folder).unwrap(), Vec::<String>::new());
 }
 
@@ -112,8 +112,9 @@ fn a_lock_that_cannot_be_renewed_is_lost_and_nothing_counts_as_finished() {
     let error = write(&store, &image).unwrap_err();
     let WriteError::Backup(BackupError::LockLost { cause: Some(cause), .. }) = error else { panic!("{error}") };
     assert_eq!(cause.to_string(), "the store is gone");
-    assert_eq!(backupstore::backups(&store, "v").unwrap(), Vec::<String>::new());
-    // One that fails once is written the next time.
-    let store = slow(directory.path(), RENEWAL, usize::MAX);
-    assert_eq!(write(&store, &image).unwrap().new_blocks, 0);
+    assert_eq!(backupstore::backups(&store, "pvc-x").unwrap(), Vec::<String>::new());
+    // The next one is finished.
+    let store = slow(directory.path(), Duration::ZERO, usize::MAX);
+    assert_eq!(write(&store, &image).unwrap().blocks, 3);
+    assert_eq!(backupstore::backups(&store, "pvc-x").unwrap(), ["one"]);
 }
