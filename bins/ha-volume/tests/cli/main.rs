@@ -4,6 +4,7 @@
 mod backups;
 mod copies;
 mod damage;
+mod damaged_files;
 mod docs;
 mod engine;
 mod exchange;
