@@ -146,14 +146,17 @@ pub fn loop_mount_copy(directory: &Path, kind: FileSystem, image: &Path) -> Resu
 /// Mounts an image that stays where it is, with options of `mount`, on a directory that is there.
 ///
 /// # Panics
-/// When `mount` fails for another reason than that there is no loop device or that the kernel lacks something.
+/// When `mount` fails for another reason than that there is no loop device, or no driver for the file system.
 pub fn mount_file(image: &Path, mount_point: &Path, options: &str) -> Result<Mounted, Skipped> {
     can_mount("mount")?;
     let options = format!("loop,{options}");
     let output = Command::new("mount").args(["-o", &options]).args([image, mount_point]).output().expect("mount runs");
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Skipped::of_this_kernel(format!("the kernel does not mount it: {words}")));
+        if words.contains("unknown filesystem type") || words.contains("failed to setup loop device") {
+            return Err(Skipped::of_this_kernel(format!("no such mount: {words}")));
+        }
+        panic!("failed to mount {} with {options}: {words}", image.display());
     }
     Ok(Mounted { mount_point: mount_point.to_owned(), description: format!("-o {options}"), _holder: None })
 }

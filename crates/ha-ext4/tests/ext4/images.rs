@@ -60,7 +60,6 @@ images! {
     no_kinds_in_directories: ["-t", "ext4", "-b", "4096", "-O", "^filetype,^dir_index"], "64M";
     flexible_groups_off: ["-t", "ext4", "-O", "^flex_bg", "-b", "1024", "-g", "2048"], "64M";
     without_journal: ["-t", "ext4", "-b", "4096", "-O", "^has_journal"], "64M";
-    with_projects_and_verity: ["-t", "ext4", "-b", "4096", "-O", "project,verity"], "64M";
     with_orphan_file: ["-t", "ext4", "-b", "4096", "-O", "orphan_file"], "64M";
     ext3: ["-t", "ext3", "-b", "4096"], "64M";
     ext3_with_blocks_of_1_kib: ["-t", "ext3", "-b", "1024", "-I", "128"], "64M";
