@@ -1,6 +1,7 @@
 //! Whatever bytes a file system has: an answer, in bounded time and memory.
 
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::process::Command;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ struct Case<'a>(&'a str, u64, &'a [(usize, u8)]);
 impl Drop for Case<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("case {} of {}: {:?}", self.1, self.0, self.2);
+            let _ = writeln!(std::io::stderr(), "case {} of {}: {:?}", self.1, self.0, self.2);
         }
     }
 }
