@@ -349,8 +349,8 @@ pub(crate) struct CatArguments {
 
 /// Copy files out of an ext4 volume
 ///
-/// Modes, times and (as root) owners are kept. Extended attributes, ACLs and hard links are not: for these merge the
-/// volume and mount the image.
+/// Holes, modes, times, hard links, extended attributes, ACLs and (as root) owners are kept. Sockets, FIFOs and devices
+/// are not made. What the destination does not take is named.
 #[derive(Debug, Args)]
 pub(crate) struct ExtractArguments {
     /// Replica directory or image

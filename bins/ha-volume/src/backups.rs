@@ -332,7 +332,7 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
         (None, None) => Compression::Lz4,
     };
     let now = format!("{:.0}", Timestamp::now());
-    let random = random();
+    let random = random()?;
     let name = arguments.name.clone().unwrap_or_else(|| format!("backup-{random}"));
     // Longhorn builds its next backup on the last one whose snapshot it still has, so nothing but the very content of a
     // snapshot may have its name.
@@ -398,8 +398,10 @@ fn warn_of_space(target: &Path, image: &mut dyn Image) -> Result<(), Failure> {
 }
 
 /// Returns 16 random hexadecimal digits, as Longhorn names its backups.
-fn random() -> String {
+fn random() -> Result<String, Failure> {
     let mut bytes = [0; 8];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    format!("{:016x}", u64::from_le_bytes(bytes))
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .or_failure(FailureKind::Failed)
+        .map_err(|failure| failure.context("failed to make a name"))?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }

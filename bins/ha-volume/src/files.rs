@@ -99,7 +99,7 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
                 if entry.path != top.path {
                     entries.push(entry.clone());
                 }
-                Ok(())
+                Ok(true)
             },
             &mut |error| unread.push(error),
         );
@@ -193,29 +193,32 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
     let Open { files, damaged, stamps } = open(path, how, Verify::Fresh)?;
     let work = Work::begin("extracting", output.output == OutputFormat::Json)?;
     let owners = rustix::process::geteuid().is_root();
-    let done = extract::extract(&files, inside.as_os_str().as_bytes(), destination, owners, &work);
+    let done = extract::extract(&files, &stamps, inside.as_os_str().as_bytes(), destination, owners, &work);
+    work.end();
     let done = match done {
         Ok(done) => done,
         Err(ExtractError::Stopped) => {
             let part = printable_path(&extract::part_path(destination));
             return Err(work.stopped_by().hint(format!("what is there so far: {part}")));
         }
+        Err(error @ ExtractError::Changed(_)) => {
+            let part = printable_path(&extract::part_path(destination));
+            return Err(Failure::from_error(FailureKind::Failed, &error)
+                .hint("something writes to the replica: stop the volume or k3s on this node, then try again")
+                .hint(format!("what is there so far may be of two states: {part}")));
+        }
         Err(error @ ExtractError::Exists(_)) => {
-            work.end();
             return Err(Failure::from_error(FailureKind::Halted, &error).hint(
                 "name a path at which nothing is; what ends in .ha-volume.part an interrupted extraction has left",
             ));
         }
         Err(error @ ExtractError::NoSpace { .. }) => {
-            work.end();
             let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             return Err(Failure::from_error(FailureKind::Halted, &error).hint(format!("df -h {}", word(parent))));
         }
         Err(ExtractError::Files(error)) => return Err(failed(&error, path)),
         Err(error) => return Err(Failure::from_error(FailureKind::Failed, &error)),
     };
-    work.end();
-    source::unchanged(&stamps)?;
     match output.output {
         OutputFormat::Json => print(&json_line(&done))?,
         OutputFormat::Text => {

@@ -1,5 +1,6 @@
 //! `ha-volume fsck --replay`: the journal is replayed on a copy, by e2fsck.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -7,16 +8,20 @@ use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, json_line};
 use ha_longhorn::checksum::Verify;
+use ha_longhorn::files::{Files, Note};
 use ha_longhorn::inside::{self, Inside};
+use ha_longhorn::source::SourceDirectory;
 use ha_longhorn::{backing, merge as merging};
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::local;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::arguments::FsckArguments;
 use crate::merge::{self, Making, Outputs};
 use crate::source::{self, word};
-use crate::work::Work;
+use crate::work::{self, Work};
 
 fn is_file_or_absent(path: &Path) -> bool {
     rustix::fs::stat(path)
@@ -37,8 +42,14 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         let message = format!("there is something already: {}", printable_path(&outputs.image));
         return Err(Failure::new(FailureKind::Halted, message).hint("another name: -o IMAGE"));
     }
+    source::outside_replicas(&outputs.image)?;
     // It has its name only when the journal is replayed. What a killed replay left is no image of anything.
     let part = merging::beside(&outputs.image, ".ha-volume.replay");
+    // e2fsck takes what follows a question mark for options.
+    if part.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b'?')) {
+        return Err(Failure::new(FailureKind::Usage, "e2fsck takes no name with a question mark").hint("-o IMAGE"));
+    }
+    let _alone = alone(&part)?;
     for left in [&part, &merging::marker_path(&part)] {
         local::remove(left).or_failure(FailureKind::Failed)?;
     }
@@ -56,9 +67,14 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
     work.end();
     // What is replayed is not what the marker says any more.
     local::remove(&merging::marker_path(&part)).or_failure(FailureKind::Failed)?;
+    // e2fsck clears the mark also when it had to leave out a part of the journal, and does not say so.
+    let losses = if needed { losses(&part)? } else { Vec::new() };
+    let mut name = OsString::from("./");
+    name.push(part.file_name().unwrap_or_default());
     let status = Command::new("e2fsck")
         .args(["-E", "journal_only", "-p"])
-        .arg(&part)
+        .arg(name)
+        .current_dir(parent(&part))
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -81,12 +97,45 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
     outputs.print(&match outputs.format {
         OutputFormat::Json => json_line(&json!({
             "image": shown, "needed_recovery": needed, "replayed": true, "inside": after,
-            "despite_damage": opened.damaged, "best_effort": opened.source.best_effort,
+            "despite_damage": opened.damaged, "best_effort": opened.source.best_effort, "losses": losses,
         })),
         OutputFormat::Text => {
-            let what = if needed { "the journal is replayed" } else { "the journal held nothing" };
+            let what = match (needed, losses.is_empty()) {
+                (false, _) => "the journal held nothing",
+                (true, true) => "the journal is replayed",
+                (true, false) => "the journal is replayed as far as it can be read",
+            };
             format!("{shown}: {what}\nnext, as root: mount -o loop,ro {} /mnt\n", word(&outputs.image))
         }
     })?;
-    Ok(if opened.damaged || opened.source.best_effort { ExitCode::Partial } else { ExitCode::Success })
+    for loss in &losses {
+        work::note("warning", loss);
+    }
+    let partial = opened.damaged || opened.source.best_effort || !losses.is_empty();
+    Ok(if partial { ExitCode::Partial } else { ExitCode::Success })
+}
+
+/// Returns what of the journal cannot be read. Of fast commits e2fsck takes in what there is.
+fn losses(image: &Path) -> Result<Vec<String>, Failure> {
+    // What is not read here may be read by e2fsck all the same.
+    let Ok(files) = Files::open(backing::open(image).or_failure(FailureKind::Failed)?) else { return Ok(Vec::new()) };
+    let losses = files.notes().iter().filter(|note| note.is_loss() && !matches!(note, Note::FastCommit { .. }));
+    Ok(losses.map(ToString::to_string).collect())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Locks the directory of an image: two replays to one name would work on each other's.
+fn alone(part: &Path) -> Result<SourceDirectory, Failure> {
+    let directory = SourceDirectory::open(parent(part)).or_failure(FailureKind::Failed)?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let message = format!("another process replays a journal in {}", printable_path(parent(part)));
+            Err(Failure::new(FailureKind::LockHeld, message).hint("try again when it has ended"))
+        }
+        // Not every file system has locks on directories.
+        _ => Ok(directory),
+    }
 }

@@ -14,6 +14,7 @@ use ha_longhorn::inside::Inside;
 use ha_longhorn::inspect::{self, LayerReport, Report};
 use ha_longhorn::meta::VolumeMeta;
 use ha_longhorn::replica::Replica;
+use ha_longhorn::source::SourceFile;
 use ha_sync_fs::FsError;
 use ha_sync_fs::error::printable_path;
 use serde::ser::SerializeSeq as _;
@@ -40,6 +41,8 @@ pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
         return Err(work.stopped_by());
     }
     work.end();
+    // Opened before the first word is written: what cannot be opened is a failure then, and not half an answer.
+    let layers = if *extents { open_layers(&replica).or_failure(FailureKind::Failed)? } else { Vec::new() };
     match output.output {
         OutputFormat::Json => write(|out| {
             let answer = Answer {
@@ -51,7 +54,7 @@ pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
                 layers: &report.layers,
                 inside: report.inside.as_ref(),
                 findings: report.findings.iter().map(Finding::to_json).collect(),
-                extents: extents.then_some(EveryLayer(&replica)),
+                extents: extents.then_some(EveryLayer(&layers)),
             };
             serde_json::to_writer(&mut *out, &answer)?;
             out.write_all(b"\n")
@@ -60,13 +63,13 @@ pub(crate) fn serve(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
             let text = text(arguments, &replica, &report)?;
             write(|out| {
                 out.write_all(text.as_bytes())?;
-                for layer in replica.layers.keys().filter(|_| *extents) {
-                    write!(out, "\n{layer}\n")?;
+                for layer in &layers {
+                    write!(out, "\n{}\n", layer.name)?;
                     let each = |extent: Extent| {
                         let unwritten = if extent.unwritten { "  unwritten" } else { "" };
                         writeln!(out, "  {} + {}{unwritten}", extent.start, extent.length())
                     };
-                    each_extent(&replica, layer, each).map_err(|ended| match ended {
+                    layer.each(each).map_err(|ended| match ended {
                         Ended::Read(error) => io::Error::other(error),
                         Ended::Write(error) => error,
                     })?;
@@ -92,7 +95,29 @@ fn write(answer: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Fa
     let written = answer(&mut out).and_then(|()| out.flush());
     summary::ignore_closed(written)
         .or_failure(FailureKind::Failed)
-        .map_err(|failure| failure.context("failed to write to stdout"))
+        .map_err(|failure| failure.context("failed to write the answer to its end"))
+}
+
+struct OpenLayer<'a> {
+    name: &'a str,
+    file: SourceFile,
+    method: Method,
+}
+
+fn open_layers(replica: &Replica) -> Result<Vec<OpenLayer<'_>>, FsError> {
+    let mut layers = Vec::new();
+    for name in replica.layers.keys() {
+        let file = replica.open_layer(name)?;
+        let method = Extents::of(&file)?.method();
+        layers.push(OpenLayer { name, file, method });
+    }
+    Ok(layers)
+}
+
+impl OpenLayer<'_> {
+    fn each<E>(&self, mut each: impl FnMut(Extent) -> Result<(), E>) -> Result<(), Ended<E>> {
+        extent::for_each(&self.file, self.method, |extent| each(extent).map_err(Ended::Write))
+    }
 }
 
 #[derive(Serialize)]
@@ -109,20 +134,18 @@ struct Answer<'a> {
 }
 
 /// Is the extents of each layer, looked up as they are written.
-struct EveryLayer<'a>(&'a Replica);
+struct EveryLayer<'a>(&'a [OpenLayer<'a>]);
 
 impl Serialize for EveryLayer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.layers.keys().map(|name| (name, OneLayer(self.0, name))))
+        serializer.collect_map(self.0.iter().map(|layer| (layer.name, layer)))
     }
 }
 
-struct OneLayer<'a>(&'a Replica, &'a str);
-
-impl Serialize for OneLayer<'_> {
+impl Serialize for OpenLayer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut sequence = serializer.serialize_seq(None)?;
-        each_extent(self.0, self.1, |extent| sequence.serialize_element(&extent)).map_err(|ended| match ended {
+        self.each(|extent| sequence.serialize_element(&extent)).map_err(|ended| match ended {
             Ended::Read(error) => serde::ser::Error::custom(error.to_line()),
             Ended::Write(error) => error,
         })?;
@@ -140,16 +163,6 @@ impl<E> From<FsError> for Ended<E> {
     fn from(error: FsError) -> Self {
         Self::Read(error)
     }
-}
-
-fn each_extent<E>(
-    replica: &Replica,
-    layer: &str,
-    mut each: impl FnMut(Extent) -> Result<(), E>,
-) -> Result<(), Ended<E>> {
-    let file = replica.open_layer(layer)?;
-    let method = Extents::of(&file)?.method();
-    extent::for_each(&file, method, |extent| each(extent).map_err(Ended::Write))
 }
 
 /// Returns the layers as a tree has them, each with its depth: the live chain from the head down, then each branch from

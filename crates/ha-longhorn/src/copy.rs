@@ -152,13 +152,14 @@ pub fn send(directory: &Path, out: &mut dyn Write, watch: &dyn Watch) -> Result<
     let source = SourceDirectory::open(directory)?;
     let mut skipped = Vec::new();
     let mut files = Vec::new();
-    for name in source.names()? {
+    let names = source.names()?;
+    for name in &names {
         let regular = source
-            .stamp(&name)?
+            .stamp(name)?
             .is_some_and(|stamp| rustix::fs::FileType::from_raw_mode(stamp.mode) == rustix::fs::FileType::RegularFile);
         match regular {
-            true => files.push((SourceFile::open_in(&source, &name)?, name)),
-            false => skipped.push(printable_path(Path::new(&name))),
+            true => files.push((SourceFile::open_in(&source, name)?, name)),
+            false => skipped.push(printable_path(Path::new(name))),
         }
     }
     let mut bytes = 0;
@@ -184,9 +185,14 @@ pub fn send(directory: &Path, out: &mut dyn Write, watch: &dyn Watch) -> Result<
         line(out, serde_json::to_string(&header))?;
         send_file(file, method, out, watch)?;
         let (before, now) = (file.stamp(), file.stamp_now()?);
-        if (before.length, before.modified) != (now.length, now.modified) {
+        // The time of modification can be set back, that of the inode cannot.
+        if (before.length, before.modified, before.changed) != (now.length, now.modified, now.changed) {
             return Err(CopyError::Changed(printable_path(file.path())));
         }
+    }
+    // A snapshot gives the head another name, and makes a new one.
+    if source.names()? != names {
+        return Err(CopyError::Changed(printable_path(directory)));
     }
     writeln!(out, "{{}}").and_then(|()| out.flush()).map_err(CopyError::Stream)?;
     Ok(skipped)
@@ -257,28 +263,18 @@ pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -
         return Err(CopyError::Exists(printable_path(&map)));
     }
     let _lock = begin_part(&part, destination)?;
-    let made = fill(input, &part, &map, &begin, watch).and_then(|(map, files, copied)| {
+    let made = fill(input, &part, &map, &begin, watch).and_then(|(written, files, copied)| {
         verify(&part, &files, watch)?;
-        map.commit()?;
         let times = times(begin.modified);
         rustix::fs::utimensat(rustix::fs::CWD, &part, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| FsError::new("set the time of", printable_path(&part), errno))?;
-        rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &part,
-            rustix::fs::CWD,
-            destination,
-            rustix::fs::RenameFlags::NOREPLACE,
-        )
-        .map_err(|errno| {
-            // Without its copy the map would be in the way of the next.
-            let _ = local::remove(&map_path(destination));
-            FsError::new("rename to", printable_path(destination), errno)
-        })?;
+        written.commit()?;
+        local::rename_new(&part, destination)?;
         Ok(copied)
     });
     if made.is_err() {
-        discard(&part)?;
+        // Without its copy the map would be in the way of the next one. Why it failed is what counts.
+        let _ = local::remove(&map).and_then(|()| discard(&part));
     }
     made
 }

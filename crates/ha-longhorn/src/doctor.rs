@@ -57,8 +57,8 @@ pub fn sparsified(
             Err(Ended::Failed(error)) => return Err(error),
         }
     }
-    // A volume of which nothing is allocated has lost nothing.
-    Ok((left < most).then_some(Finding::Sparsified))
+    // A volume of which nothing is allocated has lost nothing; of one that was not read to its end nobody can tell.
+    Ok((left < most && !watch.stopped()).then_some(Finding::Sparsified))
 }
 
 /// Is why the extents of a file are not gone through to the end.

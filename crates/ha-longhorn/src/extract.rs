@@ -13,6 +13,8 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::files::{BUFFER, Entry, Files, FilesError, Kind, printable, read};
+use crate::layered;
+use crate::source::Stamp;
 use crate::watch::Watch;
 
 /// Is why nothing was extracted.
@@ -37,6 +39,9 @@ pub enum ExtractError {
         /// Bytes that are free there.
         free: u64,
     },
+    /// A file of the source was changed meanwhile: what was made, under another name, may be of two states.
+    #[error("changed while it was read: {0}")]
+    Changed(String),
     /// It was asked to stop.
     #[error("stopped")]
     Stopped,
@@ -68,9 +73,10 @@ pub fn part_path(destination: &Path) -> PathBuf {
 
 /// Extracts a file or a tree to a path at which nothing is; it is made under another name first. Holes, hard links, times,
 /// modes, extended attributes and ACLs are kept, owners as root only. A file that cannot be read to its end is not left
-/// there in part.
+/// there in part. `stamps` are what the files of the source were like when they were opened.
 pub fn extract(
     files: &Files,
+    stamps: &[(PathBuf, Stamp)],
     path: &[u8],
     destination: &Path,
     owners: bool,
@@ -107,9 +113,14 @@ pub fn extract(
                 Ok(None) => extraction.done.skipped.push(printable(&entry.path)),
                 // Without its top nothing can be made.
                 Err(error) if entry.path == top.path => return Err(error),
-                Err(error) => extraction.done.failed.push(line(&error)),
+                // Below a directory that was not made nothing is: in its place a damaged file system may have a link that
+                // leads elsewhere.
+                Err(error) => {
+                    extraction.done.failed.push(line(&error));
+                    return Ok(false);
+                }
             }
-            Ok(())
+            Ok(true)
         },
         &mut |error| unread.push(error.to_line()),
     )?;
@@ -120,16 +131,14 @@ pub fn extract(
             extraction.done.failed.push(error.to_line());
         }
     }
+    if let Some(file) = layered::changed_since(stamps)? {
+        return Err(ExtractError::Changed(file));
+    }
     if local::exists(&part) {
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(CWD, &part, CWD, destination, flags) {
-            Ok(()) => {}
-            // Some file systems know no flags; that nothing is there was checked at the start.
-            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(CWD, &part, CWD, destination)
-                .map_err(|errno| FsError::new("rename to", printable_path(destination), errno))?,
-            Err(Errno::EXIST) => return Err(ExtractError::Exists(printable_path(destination))),
-            Err(errno) => return Err(FsError::new("rename to", printable_path(destination), errno).into()),
-        }
+        local::rename_new(&part, destination).map_err(|error| match error.errno() {
+            Some(Errno::EXIST) => ExtractError::Exists(printable_path(destination)),
+            _ => error.into(),
+        })?;
     }
     Ok(extraction.done)
 }
@@ -172,7 +181,7 @@ fn check_space(files: &Files, top: &Entry, destination: &Path, watch: &dyn Watch
                 // What cannot be read is told when it is extracted.
                 needed = needed.saturating_add(data(files, entry).unwrap_or(0));
             }
-            Ok(())
+            Ok(true)
         },
         &mut |_| {},
     )?;

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
-use ha_ext4::{Attributes, Content, FileSystem, Inode, Note, Source};
+pub use ha_ext4::Note;
+use ha_ext4::{Attributes, Content, FileSystem, Inode, Source};
 pub use ha_sync_core::path::printable;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -202,19 +203,19 @@ impl Files {
         Ok(listing)
     }
 
-    /// Calls `each` for an entry and all below it, a directory before what it holds. What cannot be read is handed to
-    /// `failed`, and left out.
+    /// Calls `each` for an entry and all below it, a directory before what it holds, unless `each` says that nothing below
+    /// it is wanted. What cannot be read is handed to `failed`, and left out.
     pub fn walk<E>(
         &self,
         top: &Entry,
-        each: &mut dyn FnMut(&Entry) -> Result<(), E>,
+        each: &mut dyn FnMut(&Entry) -> Result<bool, E>,
         failed: &mut dyn FnMut(FilesError),
     ) -> Result<(), E> {
         let mut waiting = vec![top.clone()];
         let mut seen = Seen::default();
         while let Some(entry) = waiting.pop() {
-            each(&entry)?;
-            if entry.kind != Kind::Directory {
+            let wanted = each(&entry)?;
+            if !wanted || entry.kind != Kind::Directory {
                 continue;
             }
             match seen.first(&entry).and_then(|()| self.list(&entry)) {

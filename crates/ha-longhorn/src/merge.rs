@@ -21,7 +21,7 @@ use crate::layered::{self, BLOCK, Content, Image, ImageError, PlainImage};
 use crate::qcow2::{Qcow2Image, Qcow2Writer};
 use crate::replica::Replica;
 use crate::source::{SourceDirectory, SourceFile};
-use crate::watch::{Unwatched, Watch};
+use crate::watch::Watch;
 use marker::State;
 use pipeline::Broken;
 use sink::{DeviceSink, FileSink, Qcow2Sink, Sink, StreamSink};
@@ -237,7 +237,7 @@ pub fn to_file(
     // Of an image that was renamed, and is gone, the part is a new one.
     let resumed_at = state.filter(|state| state.is_in(&part)).map_or(0, |state| state.done.min(image.size()));
     let sum = extent(image)?;
-    let made = enough(image, sum.data, held(&part), order, &part, path).and_then(|()| match order.format {
+    let made = enough(image, sum.data, held(&part), order, &part, path, watch).and_then(|()| match order.format {
         // A size that the file system does not take is found out at once.
         Format::Raw => {
             part.set_len(image.size()).map_err(|cause| MergeError::Write { path: printable_path(path), cause })
@@ -314,7 +314,7 @@ pub fn check_file(image: &mut dyn Image, path: &Path, order: &Order, watch: &dyn
     rustix::fs::access(parent, Access::WRITE_OK)
         .map_err(|errno| FsError::new("write into", printable_path(parent), errno))?;
     let data = extent(image)?.data;
-    enough(image, data, taken_up.map_or(0, held), order, &directory, path)
+    enough(image, data, taken_up.map_or(0, held), order, &directory, path, watch)
 }
 
 /// Finds out what [`to_device`] would halt at, and writes nothing.
@@ -369,10 +369,11 @@ fn enough(
     order: &Order,
     place: impl AsFd,
     path: &Path,
+    watch: &dyn Watch,
 ) -> Result<(), MergeError> {
     match room(data, held, &place, path) {
         Err(MergeError::NoSpace { .. }) if order.format == Format::Raw => {
-            room(hash(image, false, &Unwatched)?.data_bytes, held, place, path)
+            room(hash(image, false, watch)?.data_bytes, held, place, path)
         }
         other => other,
     }
@@ -626,21 +627,14 @@ fn is_as_marked(path: &Path, marker: &Marker, watch: &dyn Watch) -> Result<bool,
 
 /// Gives a durable file the name of an image. Without `replace` nothing may be there.
 pub fn rename(part: &Path, image: &Path, replace: bool) -> Result<(), MergeError> {
-    let failed = |errno| FsError::new("rename to", printable_path(image), errno);
-    let flags = if replace { rustix::fs::RenameFlags::empty() } else { rustix::fs::RenameFlags::NOREPLACE };
-    match rustix::fs::renameat_with(rustix::fs::CWD, part, rustix::fs::CWD, image, flags) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Err(MergeError::Exists { path: printable_path(image) }),
-        // Some file systems know no flags; that nothing is there was checked at the start.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            rustix::fs::renameat(rustix::fs::CWD, part, rustix::fs::CWD, image).map_err(failed)?;
-        }
-        Err(errno) => return Err(failed(errno).into()),
+    if replace {
+        let failed = |errno| FsError::new("rename to", printable_path(image), errno);
+        rustix::fs::renameat(rustix::fs::CWD, part, rustix::fs::CWD, image).map_err(failed)?;
+        local::sync_parent(image);
+        return Ok(());
     }
-    let parent = image.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let handle = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed)?;
-    // A directory that cannot be synced is no failure of the image.
-    let _ = rustix::fs::fsync(handle);
-    Ok(())
+    local::rename_new(part, image).map_err(|error| match error.errno() {
+        Some(Errno::EXIST) => MergeError::Exists { path: printable_path(image) },
+        _ => error.into(),
+    })
 }

@@ -5,6 +5,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::io::Errno;
+
 use crate::error::FsError;
 
 /// Reads a whole file.
@@ -109,6 +112,33 @@ impl Drop for Replacement {
             let _ = fs::remove_file(&self.beside);
         }
     }
+}
+
+/// Gives a file or a directory a name at which nothing is, and makes the name durable. `EEXIST` says that something is
+/// there.
+pub fn rename_new(from: &Path, to: &Path) -> Result<(), FsError> {
+    let failed = |errno| FsError::new("rename to", crate::error::printable_path(to), errno);
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        // Some file systems, NFS among them, know no flags. A link replaces nothing either; a directory has none, and
+        // replaces nothing but an empty one.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if is_directory(from) => {
+            rustix::fs::renameat(CWD, from, CWD, to).map_err(failed)?;
+        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty()).map_err(failed)?;
+            remove(from)?;
+        }
+        Err(errno) => return Err(failed(errno)),
+    }
+    sync_parent(to);
+    Ok(())
+}
+
+/// Makes durable what names a directory has. One that cannot be synced is no failure of what lies in it.
+pub fn sync_parent(path: &Path) {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = fs::File::open(parent).and_then(|parent| parent.sync_all());
 }
 
 /// Opens a file to read, nothing when it is absent.

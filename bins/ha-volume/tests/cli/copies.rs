@@ -240,3 +240,18 @@ fn a_copy_that_is_killed_is_not_taken_for_one() {
     let sum = manifest()["replicas"]["pvc-c3-r1"]["merged_sha256"].clone();
     assert_eq!(place.json(&["merge", "copied", "-o", "x.img", "--sha256"], 0)["sha256"], sum);
 }
+
+#[test]
+fn a_copy_that_failed_is_not_in_the_way_of_the_next() {
+    let place = need!(Place::of("a1-chain.tar.zst"));
+    need!(ha_testkit::loopmount::need_tool("strace"));
+    let words = ["copy", "pvc-a1-r1", "copied"];
+    // Killed between the map and the name, and then out of space.
+    place.command(&words).strace(ha_testkit::command::Inject::on("renameat2").signal("KILL").when("1")).run();
+    assert!(place.path("copied.extents.json").exists() && !place.path("copied").exists());
+    let full = ha_testkit::command::Inject::on("pwrite64").error("ENOSPC").when("1");
+    let outcome = place.command(&words).strace(full).run();
+    outcome.assert_code(1);
+    assert!(outcome.stderr.contains("no space left"), "{}", outcome.stderr);
+    place.run(&words).assert_success();
+}

@@ -222,3 +222,79 @@ fn names_that_lead_elsewhere_are_not_followed() {
     outcome.assert_code(3);
     assert!(outcome.stderr.contains("a name is impossible"), "{}", outcome.stderr);
 }
+
+#[test]
+fn a_directory_that_cannot_be_made_leads_nowhere() {
+    let place = Place::empty();
+    need!(need_tool("debugfs"));
+    let mounted = need!(image(&place, &["-O", "^metadata_csum"], "16M"));
+    std::fs::create_dir(place.path("outside")).unwrap();
+    std::fs::create_dir(place.path("mnt/real")).unwrap();
+    std::fs::write(place.path("mnt/real/evil"), "evil").unwrap();
+    std::os::unix::fs::symlink(place.path("outside"), place.path("mnt/twice")).unwrap();
+    drop(mounted);
+    // A second entry of the same name, which only a damaged or a forged directory has.
+    debugfs(&place, "link /real /twicf");
+    poke(&place, find(&place, b"twicf"), b"twice");
+    let answer = place.json(&["extract", "x.img", "/", "out"], 3);
+    assert!(answer["failed"].to_string().contains("/twice"), "{answer}");
+    assert_eq!(std::fs::read_dir(place.path("outside")).unwrap().count(), 0);
+    assert_eq!(std::fs::read(place.path("out/real/evil")).unwrap(), b"evil");
+}
+
+#[test]
+fn a_damaged_journal_is_not_called_replayed() {
+    let place = Place::empty();
+    need!(need_tool("e2fsck"));
+    let mounted = need!(image(&place, &["-b", "4096"], "64M"));
+    for round in 0..6 {
+        let file = std::fs::File::create(place.path("mnt").join(format!("file-{round}"))).unwrap();
+        file.write_all_at(&[b'a' + round; 5000], 0).unwrap();
+        file.sync_all().unwrap();
+    }
+    place.tool("cp", &["--sparse=always", "x.img", "dirty.img"]);
+    drop(mounted);
+    std::fs::rename(place.path("dirty.img"), place.path("x.img")).unwrap();
+    let whole = place.json(&["fsck", "--replay", "x.img", "-o", "whole.img"], 0);
+    assert_eq!((&whole["replayed"], &whole["losses"]), (&Value::Bool(true), &serde_json::json!([])));
+    // The first block that the last transaction with a list of blocks holds.
+    let image = std::fs::File::open(place.path("x.img")).unwrap();
+    let number = |at: u64| {
+        let mut bytes = [0; 4];
+        image.read_exact_at(&mut bytes, at).unwrap();
+        u32::from_be_bytes(bytes)
+    };
+    let blocks = (0..64_u64 << 20).step_by(4096).filter(|at| number(*at) == 0xc03b_3998 && number(*at + 4) == 1);
+    let last = blocks.max_by_key(|at| number(*at + 8)).unwrap();
+    poke(&place, last + 4096 + 8, &[0x5a; 16]);
+    let answer = place.json(&["fsck", "--replay", "x.img", "-o", "partly.img"], 3);
+    assert!(answer["losses"][0].as_str().unwrap().contains("checksum"), "{answer}");
+    let outcome = place.run(&["fsck", "--replay", "x.img", "-o", "text.img"]);
+    outcome.assert_code(3);
+    assert!(outcome.stdout.contains("as far as it can be read"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("checksum"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_replay_that_is_killed_leaves_no_image() {
+    let place = need!(Place::of("b2-powercut.tar.zst"));
+    need!(need_tool("strace"));
+    let words = ["fsck", "--replay", "pvc-b2-r1", "-o", "x.img"];
+    let mut left = 0;
+    for round in 1..40 {
+        // It removes what is left at the start, and the marker before e2fsck is started.
+        let kill = ha_testkit::command::Inject::on("unlink").signal("KILL").when(&round.to_string());
+        if place.command(&words).strace(kill).run().code() == Some(0) {
+            break;
+        }
+        assert!(!place.path("x.img").exists(), "killed at {round}");
+        left += u32::from(place.path("x.img.ha-volume.replay").exists());
+    }
+    assert!(left > 0 && place.path("x.img").exists());
+    std::fs::remove_file(place.path("x.img")).unwrap();
+    assert_eq!(place.json(&words, 0)["replayed"], true);
+    assert!(!place.path("x.img.ha-volume.replay").exists());
+    let again = place.json(&words, 5);
+    assert!(!again["hints"].to_string().contains("--force"), "{again}");
+    place.json(&["fsck", "--replay", "pvc-b2-r1", "-o", "x?y.img"], 2);
+}

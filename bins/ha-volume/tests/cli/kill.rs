@@ -154,7 +154,7 @@ fn an_image_is_on_the_disk_before_it_has_its_name() {
         marker["durable"].as_bool().unwrap()
     };
     for format in ["raw", "qcow2"] {
-        let words = ["merge", "-q", "pvc-a1-r1", "-o", "x.img", "--force", "--output-format", format];
+        let words = ["merge", "-q", "pvc-a1-r1", "-o", "x.img", "--output-format", format];
         let (synced, _, named) = calls(&words);
         assert!(synced.is_some() && synced < named, "{format}: {synced:?} {named:?}");
         assert!(durable());
@@ -166,5 +166,6 @@ fn an_image_is_on_the_disk_before_it_has_its_name() {
         let (_, synced, named) = calls(&words);
         assert!(synced.is_some() && named.is_none(), "{format}: {synced:?} {named:?}");
         assert!(durable());
+        std::fs::remove_file(place.path("x.img")).unwrap();
     }
 }

@@ -12,8 +12,8 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use super::store::{Store, StoreError};
 use crate::merge::hex;
 
-/// Answers are blocks of at most 16 MiB, packed, and lists.
-const MOST_BYTES: u64 = 96 << 20;
+/// Answers are blocks of at most 16 MiB, packed, lists, and backups with 108 bytes for each block: of 20 TiB in small ones.
+const MOST_BYTES: u64 = 1 << 30;
 /// How long to wait before each further try.
 const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(1500)];
 

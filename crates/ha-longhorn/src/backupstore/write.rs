@@ -173,11 +173,11 @@ fn write_locked(
         blocks,
         uploaded,
     };
+    // Counted, not added up: blocks of a backup that was never finished are there already and were not counted.
+    volume.block_count = blocks_in_use(store, &order.volume, known)?;
     lock.held(order.lock_renewal)?;
     store.put(&path, &backup.to_bytes())?;
     volume.size = volume.size.max(size);
-    // Counted, not added up: blocks of a backup that was never finished are there already and were not counted.
-    volume.block_count = blocks_in_use(store, &order.volume)?;
     volume.last_backup.clone_from(&order.name);
     volume.last_backup_at.clone_from(&order.now);
     store.put(&super::volume_config_path(&order.volume), &volume.to_bytes())?;
@@ -185,9 +185,8 @@ fn write_locked(
     Ok(Written { path, size, blocks: count, new_blocks, uploaded, expired_locks })
 }
 
-/// Counts the different blocks of all backups of a volume.
-fn blocks_in_use(store: &dyn Store, volume: &str) -> Result<u64, BackupError> {
-    let mut known = BTreeSet::new();
+/// Counts the different blocks of all backups of a volume, beside those that are known.
+fn blocks_in_use(store: &dyn Store, volume: &str, mut known: BTreeSet<String>) -> Result<u64, BackupError> {
     for name in super::backups(store, volume)? {
         match super::backup(store, volume, &name) {
             Ok(backup) => known.extend(backup.blocks.into_iter().map(|block| block.checksum)),
