@@ -3,7 +3,6 @@
 //! The binaries come from `KUBEBUILDER_ASSETS`, else from `cargo xtask kube-assets`.
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use crate::daemon::free_port;
 use crate::loopmount::{Skipped, need_tool};
 use crate::peers;
 
@@ -79,7 +79,7 @@ impl ControlPlane {
             .expect("openssl runs");
         assert!(made.success(), "a key for service accounts");
         std::fs::write(path("tokens.csv"), format!("{TOKEN},admin,1,system:masters\n")).expect("a file");
-        let [port, client, peer] = free_ports();
+        let [port, client, peer] = [(); 3].map(|()| free_port());
         let etcd = etcd(&assets.join("etcd"), directory.path(), client, peer);
         let server = api_server(&assets.join("kube-apiserver"), directory.path(), port, client);
         let (started, pid) = channel();
@@ -272,12 +272,6 @@ fn server(program: &Path, directory: &Path, log: &str) -> Command {
     // SAFETY: the closure allocates nothing and takes no lock.
     unsafe { command.pre_exec(with_parent) };
     command
-}
-
-fn free_ports() -> [u16; 3] {
-    // All three at once, so that they differ.
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
 }
 
 /// Finds the directory of the binaries.

@@ -1,6 +1,6 @@
 //! An S3 server of the test's own, on a port of the loopback device. It checks every signature.
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -42,6 +42,7 @@ impl Server {
         let directory = tempfile::Builder::new().prefix("ha-s3-").tempdir().expect("a directory for objects");
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
+        let log = directory.path().join("log");
         let mut command = Command::new(program);
         command.args(["-listen", &address, "-region", region, "-domain", DOMAIN, "-directory"]).arg(directory.path());
         if let Some((certificate, key)) = &tls {
@@ -53,7 +54,7 @@ impl Server {
             // It ends when its stdin does, which is when this process does at the latest.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(File::create(&log).expect("a log"))
             .spawn()
             .expect("the server starts");
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -62,8 +63,7 @@ impl Server {
         while TcpStream::connect(&server.address).is_err() {
             if started.elapsed() > PATIENCE || server.child.try_wait().expect("its state").is_some() {
                 let _ = server.child.kill();
-                let words = server.child.stderr.take().map(|words| BufReader::new(words).lines().map_while(Result::ok));
-                panic!("no S3 server: {:?}", words.into_iter().flatten().collect::<Vec<_>>());
+                panic!("no S3 server: {}", std::fs::read_to_string(&log).unwrap_or_default());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

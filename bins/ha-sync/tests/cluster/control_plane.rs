@@ -2,11 +2,11 @@
 //! request. All of it ends on drop.
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use ha_testkit::daemon::free_port;
 use ha_testkit::loopmount::Skipped;
 
 const TOKEN: &str = "for-the-tests-only";
@@ -27,10 +27,6 @@ fn programs() -> Result<PathBuf, Skipped> {
     let whole = |folder: &PathBuf| PROGRAMS.iter().all(|program| folder.join(program).exists());
     let missing = || Skipped::because("no control plane of Kubernetes: cargo xtask kube-assets");
     brought.into_iter().chain(built).find(whole).ok_or_else(missing)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl ControlPlane {
