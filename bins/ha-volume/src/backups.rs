@@ -257,7 +257,7 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
             let failure = Failure::new(FailureKind::Halted, message);
             return Err(match names.is_empty() {
                 true => failure.hint("there is none"),
-                false => failure.hint(format!("name one, --backup NAME: {}", names.join(", "))),
+                false => failure.hint(format!("name one, restore {volume} BACKUP: {}", names.join(", "))),
             });
         }
         None => known.last_backup.clone(),

@@ -1,10 +1,12 @@
 //! `ha-volume ls`, `cat` and `extract`.
 
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
+use ha_cli::report::LogFormat;
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, ignore_closed, json_line};
 use ha_cli::table::{Align, Table};
 use ha_longhorn::checksum::Verify;
@@ -88,28 +90,24 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
     let ListArguments { path, inside, recursive, source: how, output } = arguments;
     let Open { files, damaged, stamps } = open(path, how, Verify::Nothing)?;
     let top = files.entry(inside.as_os_str().as_bytes()).map_err(|error| failed(&error, path))?;
-    let mut entries = Vec::new();
     let mut unread = Vec::new();
-    if top.kind != Kind::Directory {
-        entries.push(top);
-    } else if *recursive {
-        let walked: Result<(), std::convert::Infallible> = files.walk(
-            &top,
-            &mut |entry| {
-                if entry.path != top.path {
-                    entries.push(entry.clone());
-                }
-                Ok(true)
-            },
-            &mut |error| unread.push(error),
-        );
-        match walked {
-            Ok(()) => {}
+    if *recursive && top.kind == Kind::Directory {
+        let written = tree(&files, &top, output.output, &mut unread);
+        ignore_closed(written).or_failure(FailureKind::Failed)?;
+        if let Err(failure) = source::unchanged(&stamps) {
+            // It was answered; a second object would follow.
+            failure.print(LogFormat::Text);
+            return Ok(ExitCode::Failed);
         }
-    } else {
-        let listing = files.list(&top).map_err(|error| failed(&error, path))?;
-        (entries, unread) = (listing.entries, listing.failed);
+        return Ok(told(damaged, &unread));
     }
+    let entries = if top.kind == Kind::Directory {
+        let listing = files.list(&top).map_err(|error| failed(&error, path))?;
+        unread = listing.failed;
+        listing.entries
+    } else {
+        vec![top]
+    };
     source::unchanged(&stamps)?;
     match output.output {
         OutputFormat::Json => print(&json_line(&entries.iter().map(object).collect::<Vec<_>>()))?,
@@ -123,10 +121,39 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<ExitCode, Failure> {
             print(&String::from_utf8_lossy(&text))?;
         }
     }
-    for error in &unread {
+    Ok(told(damaged, &unread))
+}
+
+/// Names what could not be read, and returns the exit code.
+fn told(damaged: bool, unread: &[FilesError]) -> ExitCode {
+    for error in unread {
         work::note("warning", &Failure::from_error(FailureKind::Failed, error).one_line());
     }
-    Ok(code(damaged || !unread.is_empty()))
+    code(damaged || !unread.is_empty())
+}
+
+/// Writes all below a directory as it is found: there may be millions of entries.
+fn tree(files: &Files, top: &Entry, format: OutputFormat, unread: &mut Vec<FilesError>) -> io::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let json = format == OutputFormat::Json;
+    let mut between = "[";
+    let each = &mut |entry: &Entry| {
+        if entry.path == top.path {
+            return Ok(true);
+        }
+        if json {
+            write!(out, "{}{}", std::mem::replace(&mut between, ","), object(entry))?;
+        } else {
+            let [rights, owner, size, time, path] = row(entry);
+            writeln!(out, "{rights}  {owner:>11}  {size:>13}  {time:<20}  {path}")?;
+        }
+        Ok::<_, io::Error>(true)
+    };
+    files.walk(top, each, &mut |error| unread.push(error))?;
+    if json {
+        out.write_all(if between == "[" { b"[]\n" } else { b"]\n" })?;
+    }
+    out.flush()
 }
 
 fn object(entry: &Entry) -> Value {
@@ -212,9 +239,11 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
                 "name a path at which nothing is; what ends in .ha-volume.part an interrupted extraction has left",
             ));
         }
-        Err(error @ ExtractError::NoSpace { .. }) => {
+        Err(error @ (ExtractError::NoSpace { .. } | ExtractError::Full { .. })) => {
+            let kind =
+                if matches!(error, ExtractError::Full { .. }) { FailureKind::Failed } else { FailureKind::Halted };
             let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            return Err(Failure::from_error(FailureKind::Halted, &error).hint(format!("df -h {}", word(parent))));
+            return Err(Failure::from_error(kind, &error).hint(format!("df -h {}", word(parent))));
         }
         Err(ExtractError::Files(error)) => return Err(failed(&error, path)),
         Err(error) => return Err(Failure::from_error(FailureKind::Failed, &error)),

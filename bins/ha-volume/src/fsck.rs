@@ -10,6 +10,7 @@ use ha_cli::summary::{OutputFormat, json_line};
 use ha_longhorn::checksum::Verify;
 use ha_longhorn::files::{Files, Note};
 use ha_longhorn::inside::{self, Inside};
+use ha_longhorn::layered::Image;
 use ha_longhorn::source::SourceDirectory;
 use ha_longhorn::{backing, merge as merging};
 use ha_sync_fs::error::printable_path;
@@ -43,6 +44,11 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::new(FailureKind::Halted, message).hint("another name: -o IMAGE"));
     }
     source::outside_replicas(&outputs.image)?;
+    if needed && journal_is_elsewhere(&mut *opened.image)? {
+        let message = format!("the journal is on another device, which e2fsck would change: {}", printable_path(path));
+        return Err(Failure::new(FailureKind::Halted, message)
+            .hint("on copies of both: merge this one, copy that device, then e2fsck -E journal_only -j COPY IMAGE"));
+    }
     // It has its name only when the journal is replayed. What a killed replay left is no image of anything.
     let part = merging::beside(&outputs.image, ".ha-volume.replay");
     // e2fsck takes what follows a question mark for options.
@@ -121,6 +127,18 @@ fn losses(image: &Path) -> Result<Vec<String>, Failure> {
     let Ok(files) = Files::open(backing::open(image).or_failure(FailureKind::Failed)?) else { return Ok(Vec::new()) };
     let losses = files.notes().iter().filter(|note| note.is_loss() && !matches!(note, Note::FastCommit { .. }));
     Ok(losses.map(ToString::to_string).collect())
+}
+
+/// Tells whether the superblock names no inode for its journal: then it is on a device, whose id it has.
+fn journal_is_elsewhere(image: &mut dyn Image) -> Result<bool, Failure> {
+    const SUPERBLOCK: u64 = 1024;
+    const HAS_JOURNAL: u32 = 4;
+    let mut number = |at: u64| {
+        let mut bytes = [0; 4];
+        image.read_at(SUPERBLOCK + at, &mut bytes).or_failure(FailureKind::Failed)?;
+        Ok::<_, Failure>(u32::from_le_bytes(bytes))
+    };
+    Ok(number(0x5c)? & HAS_JOURNAL != 0 && number(0xe0)? == 0)
 }
 
 fn parent(path: &Path) -> &Path {

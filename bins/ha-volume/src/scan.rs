@@ -75,6 +75,9 @@ pub(crate) fn serve(arguments: &ScanArguments) -> Result<ExitCode, Failure> {
         return Err(failure);
     }
     let all = failed.is_empty() && ranked.iter().all(|(row, _)| !row.unread);
+    if ranked.iter().any(|(row, _)| row.unread) && !rustix::process::geteuid().is_root() {
+        work::note("hint", "not everything could be read, so the order may be another: as root, sudo ha-volume scan");
+    }
     Ok(if all { ExitCode::Success } else { ExitCode::Partial })
 }
 

@@ -39,6 +39,15 @@ pub enum ExtractError {
         /// Bytes that are free there.
         free: u64,
     },
+    /// The destination is full; what was made so far, under another name, is a part.
+    #[error("the destination is full, what is there so far is a part: {part}")]
+    Full {
+        /// Where it is, printable.
+        part: String,
+        /// What could not be made.
+        #[source]
+        cause: FsError,
+    },
     /// A file of the source was changed meanwhile: what was made, under another name, may be of two states.
     #[error("changed while it was read: {0}")]
     Changed(String),
@@ -113,6 +122,10 @@ pub fn extract(
                 Ok(None) => extraction.done.skipped.push(printable(&entry.path)),
                 // Without its top nothing can be made.
                 Err(error) if entry.path == top.path => return Err(error),
+                // Of the rest nothing would fit either.
+                Err(ExtractError::Step(cause)) if matches!(cause.errno(), Some(Errno::NOSPC | Errno::DQUOT)) => {
+                    return Err(ExtractError::Full { part: printable_path(&part), cause });
+                }
                 // Below a directory that was not made nothing is: in its place a damaged file system may have a link that
                 // leads elsewhere.
                 Err(error) => {

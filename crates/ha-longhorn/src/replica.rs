@@ -47,6 +47,8 @@ pub struct Replica {
     pub revision: Option<u64>,
     /// When `volume.meta` was written last, ns since 1970.
     pub meta_modified: Option<i128>,
+    /// Whether a small file could not be read, so that something may be missing here.
+    pub unread: bool,
     /// What is odd, as far as names and small files tell it.
     pub findings: Vec<Finding>,
 }
@@ -60,7 +62,7 @@ impl Replica {
         for name in directory.names()? {
             found.sort_in(&directory, name)?;
         }
-        let Found { mut findings, mut layers, volume_meta, revision } = found;
+        let Found { mut findings, mut layers, volume_meta, revision, unread } = found;
         let (meta, meta_modified) = match volume_meta {
             Some((Ok(meta), stamp)) => {
                 if let Some(why) = meta.why_unusable() {
@@ -111,7 +113,7 @@ impl Replica {
         };
         judge(&mut findings, &meta, &layers, &links, &chain, size);
         layers.retain(|_, layer| layer.image.is_some());
-        Ok(Self { directory, meta, size, layers, chain, revision, meta_modified, findings })
+        Ok(Self { directory, meta, size, layers, chain, revision, meta_modified, unread, findings })
     }
 
     /// Tells whether a directory looks like a replica, by its names alone.
@@ -217,6 +219,7 @@ struct Found {
     layers: BTreeMap<String, Layer>,
     volume_meta: Option<(Result<VolumeMeta, MetaError>, Stamp)>,
     revision: Option<Result<u64, MetaError>>,
+    unread: bool,
 }
 
 impl Found {
@@ -232,9 +235,13 @@ impl Found {
             }
         };
         // One small file that cannot be read is a finding like one that cannot be understood.
-        let read = || {
+        let unread = &mut self.unread;
+        let mut read = || {
             let file = SourceFile::open_in(directory, &name).and_then(|file| file.read_all(meta::MOST_BYTES));
-            file.map_err(MetaError::Unread)
+            file.map_err(|error| {
+                *unread = true;
+                MetaError::Unread(error)
+            })
         };
         if text == VOLUME_META {
             self.volume_meta = Some((read().and_then(|content| meta::parse(&content)), stamp));

@@ -207,6 +207,7 @@ pub fn look(path: &Path) -> Row {
         report.add(doctor::sparsified(&replica, chain, false, report.inside.as_ref(), doctor::LOOK, &Unwatched)?);
         Ok((report.inside, report.findings))
     });
+    row.unread = replica.unread || looked.is_err();
     let (inside, findings) = looked.unwrap_or_else(|error| {
         let broken = Finding::ChainBroken { why: with_cause(&error) };
         (None, replica.findings.iter().cloned().chain([broken]).collect())

@@ -296,3 +296,34 @@ fn a_backup_that_is_made_holds_a_lock() {
     assert_eq!((&content["Type"], &content["Acquired"]), (&1.into(), &true.into()));
     place.run(&words).assert_code(4);
 }
+
+#[test]
+fn a_write_that_is_killed_is_ended_by_the_next() {
+    let place = need!(Place::of("b2-powercut.tar.zst"));
+    need!(ha_testkit::loopmount::need_tool("strace"));
+    for round in 1..40 {
+        let store = format!("store-{round}");
+        std::fs::create_dir(place.path(&store)).unwrap();
+        let words = ["backupstore", "write", "pvc-b2-r1", "--target", &store, "--volume", "vol", "--name", "nightly"];
+        let kill = ha_testkit::command::Inject::on("rename").signal("KILL").when(&round.to_string());
+        let ended = place.command(&words).strace(kill).run().code() == Some(0);
+        // The lock of a dead process expires.
+        place.tool("find", &[&store, "-name", "*.lck", "-exec", "touch", "-d", "-200 seconds", "{}", "+"]);
+        // Of one that was killed behind its last step nothing is left to do.
+        let again = place.run(&words);
+        assert!(matches!(again.code(), Some(0 | 5)), "killed at {round}: {}", again.stderr);
+        let listed = place.json(&["backupstore", "ls", "--target", &store], 0)["volumes"][0].take();
+        assert_eq!(listed["last_backup"], "nightly", "killed at {round}: {listed}");
+        assert_eq!(listed["block_count"], 8, "killed at {round}: {listed}");
+        if ended {
+            assert!(round > 8, "one for each block at least");
+            // Of another content the name is taken.
+            let other =
+                ["backupstore", "write", "pvc-b2-r2", "--target", &store, "--volume", "vol", "--name", "nightly"];
+            place.json(&other, 5);
+            place.run(&["backupstore", "restore", "vol", "--target", &store, "-o", "x.img"]).assert_success();
+            return;
+        }
+    }
+    panic!("it was never ended");
+}

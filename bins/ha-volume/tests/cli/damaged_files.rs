@@ -299,3 +299,34 @@ fn a_replay_that_is_killed_leaves_no_image() {
     assert!(!again["hints"].to_string().contains("--force"), "{again}");
     place.json(&["fsck", "--replay", "pvc-b2-r1", "-o", "x?y.img"], 2);
 }
+
+#[test]
+fn a_full_destination_ends_it_under_its_other_name() {
+    let place = Place::empty();
+    let mounted = need!(image(&place, &[], "32M"));
+    for index in 0..1500 {
+        std::fs::write(place.path("mnt").join(format!("file-{index}")), "ab").unwrap();
+    }
+    drop(mounted);
+    let small = need!(tmpfs(4 << 20));
+    let out = small.path().join("out");
+    let outcome = place.run(&["extract", "x.img", "/", out.to_str().unwrap()]);
+    outcome.assert_code(1);
+    assert!(outcome.stderr.contains("the destination is full"), "{}", outcome.stderr);
+    assert!(!out.exists() && small.path().join("out.ha-volume.part").exists());
+}
+
+#[test]
+fn a_journal_on_another_device_is_left_alone() {
+    let place = Place::empty();
+    need!(need_tool("mke2fs"));
+    place.tool("truncate", &["-s", "8M", "x.img"]);
+    place.tool("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^metadata_csum", "x.img"]);
+    // It has a journal, in no inode, and needs it.
+    poke(&place, 1024 + 0xe0, &[0; 4]);
+    poke(&place, 1024 + 0x60, &[0xc6, 0x02, 0, 0]);
+    let outcome = place.run(&["fsck", "--replay", "x.img", "-o", "out.img"]);
+    outcome.assert_code(5);
+    assert!(outcome.stderr.contains("the journal is on another device"), "{}", outcome.stderr);
+    assert!(!place.path("out.img.ha-volume.replay").exists());
+}

@@ -110,9 +110,12 @@ fn write_locked(
 ) -> Result<Written, WriteError> {
     let size = image.size().next_multiple_of(BLOCK_SIZE);
     let path = backup_path(&order.volume, &order.name);
-    if store.get(&path)?.is_some() {
-        return Err(BackupError::Exists { path }.into());
-    }
+    // One of which the volume does not know may be what a write that was killed has left.
+    let there = match super::backup(store, &order.volume, &order.name) {
+        Ok(there) => Some(there),
+        Err(BackupError::Missing { .. }) => None,
+        Err(_) => return Err(BackupError::Exists { path }.into()),
+    };
     let mut volume = match super::volume(store, &order.volume)? {
         // Blocks of all backups lie under the same names, whatever they are packed with.
         Some(volume) if !volume.is_packed_with(order.compression) => {
@@ -125,6 +128,9 @@ fn write_locked(
             volume
         }
     };
+    if there.as_ref().is_some_and(|there| !volume.last_backup.is_empty() && volume.last_backup_at >= there.created) {
+        return Err(BackupError::Exists { path }.into());
+    }
     let mut blocks = Vec::new();
     let mut known = BTreeSet::new();
     let (mut new_blocks, mut uploaded) = (0, 0);
@@ -143,6 +149,7 @@ fn write_locked(
             if !is_zero(&plain) {
                 let checksum = block_name(&plain);
                 if known.insert(checksum.clone())
+                    && there.is_none()
                     && let Some(packed) = upload(store, order, &checksum, &plain)?
                 {
                     (new_blocks, uploaded) = (new_blocks + 1, uploaded + packed);
@@ -159,6 +166,19 @@ fn write_locked(
         return Err(WriteError::Changed(file));
     }
     let count = blocks.len() as u64;
+    if let Some(there) = there {
+        let same = there.blocks == blocks && there.block_size == order.block_size && !there.created.is_empty();
+        if !same || there.compression != order.compression {
+            return Err(BackupError::Exists { path }.into());
+        }
+        volume.block_count = blocks_in_use(store, &order.volume, known)?;
+        volume.size = volume.size.max(size);
+        (volume.last_backup, volume.last_backup_at) = (there.name, there.created);
+        lock.held(order.lock_renewal)?;
+        store.put(&super::volume_config_path(&order.volume), &volume.to_bytes())?;
+        let expired_locks = lock.expired.clone();
+        return Ok(Written { path, size, blocks: count, new_blocks: 0, uploaded: 0, expired_locks });
+    }
     let backup = BackupConfig {
         name: order.name.clone(),
         volume: order.volume.clone(),
