@@ -124,10 +124,13 @@ impl FileSystem {
     /// Hands out the entries of a directory as they lie there, and why parts of it cannot be read.
     ///
     /// # Errors
-    /// Only when it is not a directory, or none of it can be read.
+    /// Only when it is not a directory, or none of it can be read, as of an encrypted one: ciphertext is no name.
     pub fn entries(&self, directory: &Inode, each: Each<'_>) -> Result<(), Error> {
         if directory.kind() != Kind::Directory {
             return Err(Error::NotDirectory(directory.number));
+        }
+        if directory.is_encrypted() {
+            return Err(Error::Encrypted(directory.number));
         }
         if directory.is_inline() {
             let _ = self.inline_entries(directory, each)?;
