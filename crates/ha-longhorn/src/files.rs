@@ -37,6 +37,14 @@ pub enum FilesError {
         #[source]
         cause: io::Error,
     },
+    /// More of a directory cannot be read than is told one by one.
+    #[error("and {count} more failures in the directory: {path}")]
+    More {
+        /// The path inside the volume, printable.
+        path: String,
+        /// How many were not told.
+        count: u64,
+    },
     /// A directory is in itself, or in two others; it is read once.
     #[error("the directory was listed under another name already: {path}")]
     Again {
@@ -112,9 +120,12 @@ impl Entry {
 pub struct Listing {
     /// What can be read, by name.
     pub entries: Vec<Entry>,
-    /// Why others cannot be.
+    /// Why others cannot be: of a thousand each by itself, then how many more.
     pub failed: Vec<FilesError>,
 }
+
+/// How many failures of one directory are told.
+const MOST_FAILURES: usize = 1000;
 
 /// Is an open file system.
 pub struct Files {
@@ -179,8 +190,9 @@ impl Files {
     /// Lists a directory by name, without `.` and `..`.
     pub fn list(&self, directory: &Entry) -> Result<Listing, FilesError> {
         let mut listing = Listing::default();
+        let mut more = 0;
         let listed = self.ext4.entries(&directory.inode, &mut |found| {
-            match found {
+            let entry = match found {
                 Ok(found) => {
                     let mut path = directory.path.clone();
                     if path.last() != Some(&b'/') {
@@ -188,16 +200,21 @@ impl Files {
                     }
                     path.extend_from_slice(&found.name);
                     let inode = self.ext4.inode(found.inode).map_err(read(&path));
-                    match inode.and_then(|inode| self.describe(path, inode)) {
-                        Ok(entry) => listing.entries.push(entry),
-                        Err(error) => listing.failed.push(error),
-                    }
+                    inode.and_then(|inode| self.describe(path, inode))
                 }
-                Err(cause) => listing.failed.push(read(&directory.path)(cause)),
+                Err(cause) => Err(read(&directory.path)(cause)),
+            };
+            match entry {
+                Ok(entry) => listing.entries.push(entry),
+                Err(error) if listing.failed.len() < MOST_FAILURES => listing.failed.push(error),
+                Err(_) => more += 1,
             }
             ControlFlow::Continue(())
         });
         listed.map_err(read(&directory.path))?;
+        if more > 0 {
+            listing.failed.push(FilesError::More { path: printable(&directory.path), count: more });
+        }
         listing.entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(listing)
     }

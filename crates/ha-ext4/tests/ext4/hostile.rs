@@ -1,10 +1,12 @@
 //! Images that are made to take memory or time: what they take is bounded by what the image really holds.
 
-use ha_ext4::Attributes;
+use std::ops::ControlFlow;
+
+use ha_ext4::{Attributes, FileSystem, Note, Source};
 use ha_testkit::loopmount::{Skipped, need_tool};
 use ha_testkit::need;
 
-use crate::Place;
+use crate::{Place, source};
 
 /// Makes an image of blocks of 4 KiB without checksums, in which files lie at the top.
 fn image(options: &[&str], size: &str, files: &[(&str, Vec<u8>)]) -> Result<Place, Skipped> {
@@ -82,6 +84,168 @@ fn attributes_take_no_more_than_a_mebibyte() {
     let read = attributes(&place, "/names");
     assert_eq!((read.found.len(), read.failed.len()), (10, 1), "{:?}", read.failed);
     assert!(read.failed[0].to_string().contains("overlap"), "{:?}", read.failed);
+}
+
+/// Returns the names of a directory, and its failures.
+fn listed(files: &FileSystem, path: &str) -> (Vec<Vec<u8>>, Vec<String>) {
+    let (mut names, mut failed) = (Vec::new(), Vec::new());
+    let inode = files.find(path.as_bytes(), false).unwrap();
+    let each = &mut |entry: Result<ha_ext4::DirectoryEntry, ha_ext4::Error>| {
+        match entry {
+            Ok(entry) => names.push(entry.name),
+            Err(error) => failed.push(error.to_string()),
+        }
+        ControlFlow::Continue(())
+    };
+    files.entries(&inode, each).unwrap();
+    (names, failed)
+}
+
+/// Makes a node of extents: first block of the file, length, first block of the file system.
+fn extents(depth: u16, entries: &[(u32, u16, u32)], room: usize) -> Vec<u8> {
+    let head = [0xf30a, entries.len() as u16, room as u16, depth, 0, 0];
+    let mut node = head.map(u16::to_le_bytes).concat();
+    for (start, length, first) in entries {
+        node.extend(start.to_le_bytes());
+        match depth {
+            0 => node.extend([length.to_le_bytes(), [0; 2]].concat()),
+            _ => node.extend(first.to_le_bytes()),
+        }
+        node.extend(if depth == 0 { first.to_le_bytes() } else { [0; 4] });
+    }
+    node
+}
+
+/// Finds where an inode lies in the image.
+fn inode_at(place: &Place, path: &str) -> u64 {
+    let said = place.debugfs(&[format!("imap {path}")]);
+    let word = |before: &str| said.rsplit_once(before).unwrap().1.trim().split([',', '\n']).next().unwrap().to_owned();
+    let block: u64 = word("at block").parse().unwrap();
+    block * 4096 + u64::from_str_radix(&word("offset 0x"), 16).unwrap()
+}
+
+/// Makes the file system, by its word, as long as can be.
+fn claim_blocks(place: &Place) {
+    let blocks: u64 = 1 << 33;
+    place.poke(1024 + 0x4, &(blocks as u32).to_le_bytes());
+    place.poke(1024 + 0x150, &((blocks >> 32) as u32).to_le_bytes());
+}
+
+const PLAIN: &[&str] = &["-O", "^metadata_csum,large_dir,^dir_index,^has_journal"];
+
+#[test]
+fn a_directory_is_read_no_further_than_the_image_goes() {
+    // A leaf of extents that all lie beyond the image, 11 million blocks.
+    let place = need!(image(PLAIN, "16M", &[("leaf", vec![1; 4096])]));
+    place.debugfs(&["mkdir d".to_owned(), "mkdir d/inside".to_owned()]);
+    let (own, leaf, inode) = (first_block(&place, "/d"), first_block(&place, "/leaf"), inode_at(&place, "/d"));
+    let mut entries = vec![(0, 1, own as u32)];
+    entries.extend((0..339_u32).map(|index| (1 + index * 32_768, 32_768, 1_000_000 + index * 40_000)));
+    let mut block = extents(0, &entries, 340);
+    block.resize(4096, 0);
+    place.poke(leaf * 4096, &block);
+    place.poke(inode + 0x28, &extents(1, &[(0, 0, leaf as u32)], 4));
+    let length = (1 + 339 * 32_768_u64) * 4096;
+    place.poke(inode + 0x4, &(length as u32).to_le_bytes());
+    place.poke(inode + 0x6c, &((length >> 32) as u32).to_le_bytes());
+    claim_blocks(&place);
+    let (names, failed) = listed(&place.open(), "/d");
+    assert_eq!(names, [b"inside"]);
+    assert_eq!(failed.len(), 1, "{:?}", &failed[..failed.len().min(3)]);
+    assert!(failed[0].contains("from here on 11108352 blocks lie beyond the end of the image"), "{}", failed[0]);
+}
+
+#[test]
+fn a_block_is_listed_once() {
+    // A map of three levels that leads to the same few blocks, again and again.
+    let place = need!(image(
+        &["-O", "^metadata_csum,large_dir,^dir_index,^has_journal,^extent,^64bit"],
+        "16M",
+        &[("map", vec![1; 4096]), ("above", vec![1; 4096]),]
+    ));
+    place.debugfs(&["mkdir d".to_owned(), "mkdir d/inside".to_owned()]);
+    let own = first_block(&place, "/d") as u32;
+    let (map, above) = (first_block(&place, "/map"), first_block(&place, "/above"));
+    let inode = inode_at(&place, "/d");
+    place.poke(map * 4096, &own.to_le_bytes().repeat(1024));
+    place.poke(above * 4096, &(map as u32).to_le_bytes().repeat(1024));
+    place.poke(inode + 0x28 + 44 + 8, &(above as u32).to_le_bytes());
+    let length = (12 + 1024 + 1024 * 1024_u64) * 4096;
+    place.poke(inode + 0x4, &(length as u32).to_le_bytes());
+    place.poke(inode + 0x6c, &((length >> 32) as u32).to_le_bytes());
+    place.poke(1024 + 0x4, &u32::MAX.to_le_bytes());
+    let (names, failed) = listed(&place.open(), "/d");
+    assert_eq!(names, [b"inside"]);
+    assert!(failed.len() == 3 && failed[1].contains("1001 blocks belong to the directory twice"), "{failed:?}");
+    assert!(failed[2].contains("not read from here on"), "{failed:?}");
+}
+
+/// Counts what is read of an image.
+struct Counted(Box<dyn Source>, std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+impl Source for Counted {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn read_exact_at(
+        &mut self,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
+        let before = self.1.fetch_add(buffer.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        assert!(before < 512 << 20, "it reads without end");
+        self.0.read_exact_at(offset, buffer)
+    }
+}
+
+/// Opens an image, and returns why its journal was not laid over.
+fn refused(place: &Place) -> String {
+    let files = FileSystem::open(Box::new(Counted(source(&place.image()), Default::default()))).unwrap();
+    let why = files.notes().iter().find_map(|note| match note {
+        Note::JournalDamaged { what } => Some(what.clone()),
+        _ => None,
+    });
+    why.unwrap_or_else(|| panic!("{:?}", files.notes()))
+}
+
+#[test]
+fn a_journal_is_no_longer_than_the_image() {
+    let options = &["-O", "^metadata_csum", "-J", "size=4"];
+    let place = need!(image(options, "32M", &[("node", vec![1; 4096])]));
+    let (node, inode, journal) =
+        (first_block(&place, "/node"), inode_at(&place, "<8>"), first_block(&place, "<8>") as u32);
+    // Transaction 1 begins in block 1, and the journal says that it never ends: each block is a revocation of it.
+    let revocation = [0xc03b_3998_u32, 5, 1, 16].map(u32::to_be_bytes).concat();
+    place.poke(u64::from(journal + 1) * 4096, &revocation);
+    let start = |length: u32| {
+        let head = u64::from(journal) * 4096;
+        place.poke(head + 0x10, &length.to_be_bytes());
+        place.poke(head + 0x18, &[1_u32, 1].map(u32::to_be_bytes).concat());
+    };
+    // The copy of the journal's inode in the superblock goes, and a journal that must be replayed is there.
+    place.poke(1024 + 0xfd, &[0]);
+    let features = std::fs::read(place.image()).unwrap()[1024 + 0x60];
+    place.poke(1024 + 0x60, &[features | 4]);
+    let extent_of = |entries: &[(u32, u16, u32)], length: u64| {
+        let mut block = extents(0, entries, 340);
+        block.resize(4096, 0);
+        place.poke(node * 4096, &block);
+        place.poke(inode + 0x28, &extents(1, &[(0, 0, node as u32)], 4));
+        place.poke(inode + 0x4, &(length as u32).to_le_bytes());
+        place.poke(inode + 0x6c, &((length >> 32) as u32).to_le_bytes());
+    };
+    // Beyond the image, by the word of all who speak of it.
+    let entries: Vec<_> = (0..340_u32).map(|index| (index * 1000, 1000, journal)).collect();
+    extent_of(&entries, 340_000 * 4096);
+    start(340_000);
+    claim_blocks(&place);
+    assert!(refused(&place).contains("its length is impossible"), "{}", refused(&place));
+    // As long as the image, and in one block of it.
+    let mut entries: Vec<_> = vec![(0, 1, journal)];
+    entries.extend((1..340_u32).map(|index| (index, 1, journal + 1)));
+    extent_of(&entries, 340 * 4096);
+    start(340);
+    assert!(refused(&place).contains("its blocks overlap"), "{}", refused(&place));
 }
 
 fn uuid(place: &Place) -> Vec<u8> {
