@@ -115,7 +115,7 @@ pub(crate) fn lay_over(
         // That it is damaged was said before.
         Err(_) if unsure || notes.contains(&Note::SuperblockChecksum) => Ok(None),
         Err(error) => {
-            notes.push(Note::JournalDamaged { what: with_cause(&error) });
+            notes.push(Note::JournaledSuperblock { what: with_cause(&error) });
             Ok(None)
         }
     }
