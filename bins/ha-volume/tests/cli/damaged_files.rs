@@ -124,8 +124,9 @@ fn what_extract_carries_over() {
     place.tool("setfacl", &["-m", "u:1234:r", "mnt/top/first"]);
     place.tool("setfacl", &["-d", "-m", "g:77:rx", "mnt/top/below"]);
     place.tool("setfattr", &["-h", "-n", "trusted.t", "-v", "of a link", "mnt/top/link"]);
-    std::fs::set_permissions(top.join("sparse"), std::fs::Permissions::from_mode(0o4440)).unwrap();
     place.tool("chown", &["4711:815", "mnt/top/sparse"]);
+    // A new owner takes the set-user-id bit away.
+    std::fs::set_permissions(top.join("sparse"), std::fs::Permissions::from_mode(0o4440)).unwrap();
     place.tool("touch", &["-d", "1905-05-05 05:05:05.5 UTC", "mnt/top/first"]);
     place.tool("touch", &["-d", "2200-02-02 02:02:02.25 UTC", "mnt/top/below"]);
     drop(mounted);
