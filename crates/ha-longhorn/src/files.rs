@@ -330,3 +330,43 @@ pub(crate) fn read(path: &[u8]) -> impl FnOnce(ha_ext4::Error) -> FilesError {
     let path = printable(path);
     move |cause| FilesError::Read { path, cause }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use ha_testkit::loopmount::need_tool;
+    use ha_testkit::need;
+
+    use super::*;
+
+    fn run(command: &str, arguments: &[&str], last: &Path) {
+        let output = Command::new(command).args(arguments).arg(last).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    fn of_a_damaged_directory_a_thousand_failures_are_told() {
+        need!(need_tool("mke2fs"));
+        need!(need_tool("debugfs"));
+        let directory = tempfile::tempdir().unwrap();
+        let (tree, image) = (directory.path().join("tree"), directory.path().join("image"));
+        std::fs::create_dir_all(tree.join("many")).unwrap();
+        std::fs::write(tree.join("many/first"), "x").unwrap();
+        for index in 1..1234 {
+            std::fs::hard_link(tree.join("many/first"), tree.join(format!("many/{index}"))).unwrap();
+        }
+        std::fs::write(tree.join("many/whole"), "y").unwrap();
+        std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", tree.to_str().unwrap()], &image);
+        run("debugfs", &["-w", "-R", "clri many/first"], &image);
+        let files = Files::open(crate::backing::open(&image).unwrap()).unwrap();
+        let listing = files.list(&files.entry(b"/many").unwrap()).unwrap();
+        assert_eq!(listing.entries.len(), 1);
+        assert_eq!(listing.entries[0].path, b"/many/whole");
+        assert_eq!(listing.failed.len(), 1001);
+        assert_eq!(listing.failed[1000].to_line(), "and 234 more failures in the directory: /many");
+    }
+}
