@@ -14,8 +14,11 @@ const MAGIC: u32 = 0xea02_0000;
 const BLOCK_HEADER: usize = 32;
 const BLOCK_CHECKSUM: usize = 16;
 const ENTRY: usize = 16;
-/// The kernel takes no longer values.
-const LONGEST_VALUE: u32 = 1 << 24;
+/// `setxattr` takes no longer values.
+const LONGEST_VALUE: usize = 1 << 16;
+/// How much of the attributes of one inode is read. Attributes with equal values share an inode, so a block of names
+/// may stand for far more than the image holds.
+const MOST_BYTES: usize = 1 << 20;
 /// The first letters of a name are stored as a number.
 const INDEX_DATA: u8 = 7;
 const INDEX_ENCRYPTION: u8 = 9;
@@ -60,15 +63,29 @@ pub(crate) fn read(device: &mut Device, superblock: &Superblock, inode: &Inode) 
     if let Err(error) = of_block(device, superblock, inode, &mut stored) {
         attributes.failed.push(error);
     }
+    let mut left = MOST_BYTES;
     for Stored { index, name, value } in stored {
         if (index == INDEX_DATA && name == b"data") || index == INDEX_ENCRYPTION {
             continue;
         }
-        let value = match value {
-            Value::Here(value) => Ok(value),
-            Value::InInode { inode: holder, size } => of_holder(device, superblock, inode, holder, size),
+        let shown = || full(index, &name).escape_ascii().to_string();
+        let length = match &value {
+            Value::Here(value) => value.len(),
+            Value::InInode { size, .. } => *size as usize,
         };
-        let named = || Error::damaged(inode.place(), format!("the attribute {} is damaged", name.escape_ascii()));
+        let refused = |why: String| Err(Error::damaged(inode.place(), format!("the attribute {} {why}", shown())));
+        let value = if length > LONGEST_VALUE {
+            refused(format!("has {length} bytes; no more than {LONGEST_VALUE} are read"))
+        } else if length > left {
+            refused(format!("is not read: together they have more than {MOST_BYTES} bytes"))
+        } else {
+            left -= length;
+            match value {
+                Value::Here(value) => Ok(value),
+                Value::InInode { inode: holder, size } => of_holder(device, superblock, inode, holder, size),
+            }
+        };
+        let named = || Error::damaged(inode.place(), format!("the attribute {} is damaged", shown()));
         match (value, prefix(index)) {
             (Ok(value), Some("system.posix_acl_access" | "system.posix_acl_default")) => match acl(&value) {
                 Some(value) => attributes.found.push(Attribute { name: full(index, &name), value }),
@@ -136,6 +153,7 @@ fn of_block(
 /// Reads a list of entries, whose values lie at offsets from the beginning of the bytes.
 fn list(bytes: &[u8], mut at: usize, place: Place, stored: &mut Vec<Stored>) -> Result<(), Error> {
     let damaged = || Error::damaged(place, "its list of attributes is damaged");
+    let mut left = bytes.len();
     loop {
         // Four bytes of zeros end it; so does the end of the space.
         if part(bytes, at, 4).is_none_or(|end| end == [0; 4]) {
@@ -151,7 +169,12 @@ fn list(bytes: &[u8], mut at: usize, place: Place, stored: &mut Vec<Stored>) -> 
                 let offset = usize::from(le16(entry, 2));
                 // An empty value may lie anywhere.
                 let value = if length == 0 { Some(&[][..]) } else { part(bytes, offset, length) };
-                Value::Here(value.ok_or_else(damaged)?.to_vec())
+                let value = value.ok_or_else(damaged)?;
+                // No two share a byte.
+                left = left.checked_sub(length).ok_or_else(|| {
+                    Error::damaged(place, "its attributes overlap; those behind the first ones are lost")
+                })?;
+                Value::Here(value.to_vec())
             }
             inode => Value::InInode { inode, size },
         };
@@ -173,7 +196,7 @@ fn of_holder(
     if !superblock.features.incompat(INCOMPAT_EA_INODE) || !holder.holds_attribute() {
         return Err(damaged("it does not hold an extended attribute"));
     }
-    if size > LONGEST_VALUE || holder.size() != u64::from(size) {
+    if holder.size() != u64::from(size) {
         return Err(damaged("the length of the attribute in it is impossible"));
     }
     let mut value = vec![0; size as usize];

@@ -39,6 +39,11 @@ impl Device {
         self.block_size.into()
     }
 
+    /// Returns how many whole blocks the image really has, whatever its superblock says.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.source.size() / self.block_size()
+    }
+
     /// Lays the journal over the blocks.
     pub(crate) fn lay_over(&mut self, journaled: BTreeMap<u64, Journaled>) {
         self.journaled = journaled;

@@ -96,7 +96,7 @@ pub enum Error {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync + 'static>,
     },
-    /// The content is encrypted by the file system itself (fscrypt).
+    /// The content, or the names of a directory, are encrypted by the file system itself (fscrypt).
     #[error("inode {0} is encrypted by the file system, and the key is not in the image")]
     Encrypted(u32),
     /// Nothing is at the path.

@@ -1,7 +1,7 @@
 //! An open file system: inodes, directories, paths, content.
 
 use std::cell::RefCell;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use crate::Source;
 use crate::attribute::{self, Attributes};
@@ -14,10 +14,13 @@ use crate::extent::{Backing, Span};
 use crate::inode::{self, Inode, Kind, ROOT};
 use crate::journal;
 use crate::note::Note;
+use crate::runs::Runs;
 use crate::superblock::{self, Superblock};
 
 /// How many links a path may lead through, as in the kernel.
 const MOST_LINKS: u32 = 40;
+/// How many times a directory may name blocks that it has before the rest of it is given up.
+const MOST_REPEATS: u32 = 1000;
 /// In a directory that lies in its inode the number of the one above comes first.
 const INLINE_PARENT: usize = 4;
 
@@ -124,10 +127,13 @@ impl FileSystem {
     /// Hands out the entries of a directory as they lie there, and why parts of it cannot be read.
     ///
     /// # Errors
-    /// Only when it is not a directory, or none of it can be read.
+    /// Only when it is not a directory, or none of it can be read, as of an encrypted one: ciphertext is no name.
     pub fn entries(&self, directory: &Inode, each: Each<'_>) -> Result<(), Error> {
         if directory.kind() != Kind::Directory {
             return Err(Error::NotDirectory(directory.number));
+        }
+        if directory.is_encrypted() {
+            return Err(Error::Encrypted(directory.number));
         }
         if directory.is_inline() {
             let _ = self.inline_entries(directory, each)?;
@@ -139,23 +145,38 @@ impl FileSystem {
         if blocks > self.superblock.blocks {
             return Err(Error::damaged(directory.place(), "the directory is longer than the file system"));
         }
-        let mut map = Map::default();
-        let mut block = 0;
-        while block < blocks {
-            let place = Place::Directory { inode: directory.number, block };
-            let span = self.span(&mut map, directory, block * size)?;
-            let end = span.end.min(blocks);
-            let Backing::Blocks(first) = span.backing else {
-                let what = format!("the directory has a hole of {} blocks", end - block);
-                if each(Err(Error::damaged(place, what))).is_break() {
-                    return Ok(());
+        let (mut map, mut met) = (Map::default(), Runs::default());
+        let (mut gap, mut last): (Option<Gap>, _) = (None, None);
+        let (mut block, mut repeats) = (0, 0);
+        while block < blocks && last.is_none() {
+            let piece = match self.piece(&mut map, &mut met, directory, block..blocks) {
+                Ok(piece) => piece,
+                Err(error) if block == 0 => return Err(error),
+                // Nothing tells how far what is damaged reaches.
+                Err(error) => {
+                    last = Some(error);
+                    continue;
                 }
-                block = end.max(block + 1);
-                continue;
             };
-            while block < end {
+            let (start, end) = (block, block + piece.count);
+            block = end;
+            // Neighbours that are missing for one reason are told as one.
+            match &mut gap {
+                Some(gap) if piece.backing == Err(gap.why) => gap.end = end,
+                gap => {
+                    let before = std::mem::replace(gap, piece.backing.err().map(|why| Gap { why, start, end }));
+                    if before.is_some_and(|before| each(Err(before.told(directory))).is_break()) {
+                        return Ok(());
+                    }
+                }
+            }
+            repeats += u32::from(piece.backing == Err(Missing::Repeated));
+            if repeats > MOST_REPEATS || met.is_full() {
                 let place = Place::Directory { inode: directory.number, block };
-                let at = first.saturating_add(block - span.start);
+                last = Some(Error::damaged(place, "its blocks are in too many pieces; it is not read from here on"));
+            }
+            for (block, at) in piece.backing.into_iter().flat_map(|first| (start..end).zip(first..)) {
+                let place = Place::Directory { inode: directory.number, block };
                 let bytes = self.device.borrow_mut().block(at, place);
                 let flow = match bytes {
                     Ok(bytes) => directory::of_block(&self.superblock, directory, block, &bytes, each),
@@ -164,10 +185,33 @@ impl FileSystem {
                 if flow.is_break() {
                     return Ok(());
                 }
-                block += 1;
+            }
+        }
+        for error in gap.map(|gap| gap.told(directory)).into_iter().chain(last) {
+            if each(Err(error)).is_break() {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Finds where blocks of a directory lie, from the first of `blocks` on.
+    fn piece(&self, map: &mut Map, met: &mut Runs, directory: &Inode, blocks: Range<u64>) -> Result<Piece, Error> {
+        let span = self.span(map, directory, blocks.start * self.block_size())?;
+        let count = span.end.min(blocks.end).saturating_sub(blocks.start).max(1);
+        let Backing::Blocks(first) = span.backing else {
+            return Ok(Piece { count, backing: Err(Missing::Hole) });
+        };
+        let first = first.saturating_add(blocks.start - span.start);
+        // The image may end in the middle.
+        let there = self.device.borrow().blocks().saturating_sub(first);
+        let (is_new, count) = met.add(first, if there > 0 { count.min(there) } else { count });
+        let backing = match (is_new, there) {
+            (false, _) => Err(Missing::Repeated),
+            (true, 0) => Err(Missing::Beyond),
+            (true, _) => Ok(first),
+        };
+        Ok(Piece { count, backing })
     }
 
     fn inline_entries(&self, directory: &Inode, each: Each<'_>) -> Result<ControlFlow<()>, Error> {
@@ -243,6 +287,40 @@ impl FileSystem {
         buffer: &mut [u8],
     ) -> Result<(), Error> {
         map.read(&mut self.device.borrow_mut(), &self.superblock, inode, position, buffer)
+    }
+}
+
+/// Is a run of blocks of a directory.
+struct Piece {
+    /// At least 1.
+    count: u64,
+    /// The first block of the file system, or why there is none to read.
+    backing: Result<u64, Missing>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Hole,
+    Beyond,
+    Repeated,
+}
+
+/// Is a run of blocks of a directory that cannot be read.
+struct Gap {
+    why: Missing,
+    start: u64,
+    end: u64,
+}
+
+impl Gap {
+    fn told(&self, directory: &Inode) -> Error {
+        let count = self.end - self.start;
+        let what = match self.why {
+            Missing::Hole => format!("the directory has a hole of {count} blocks"),
+            Missing::Beyond => format!("from here on {count} blocks lie beyond the end of the image"),
+            Missing::Repeated => format!("from here on {count} blocks belong to the directory twice"),
+        };
+        Error::damaged(Place::Directory { inode: directory.number, block: self.start }, what)
     }
 }
 

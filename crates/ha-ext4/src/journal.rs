@@ -9,9 +9,10 @@ use crate::checksum::crc32c;
 use crate::content::Map;
 use crate::device::{Device, JOURNAL_MAGIC};
 use crate::error::{Error, Place};
-use crate::extent::Backing;
+use crate::extent::{Backing, Span};
 use crate::inode::{self, Inode};
 use crate::note::Note;
+use crate::runs::{self, Runs};
 use crate::superblock::{self, Superblock};
 
 const SUPERBLOCK_1: u32 = 3;
@@ -37,7 +38,7 @@ struct Log<'a> {
     device: &'a mut Device,
     superblock: &'a Superblock,
     inode: Inode,
-    map: Map,
+    pieces: Vec<Span>,
     head: Head,
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn lay_over(
         // That it is damaged was said before.
         Err(_) if unsure || notes.contains(&Note::SuperblockChecksum) => Ok(None),
         Err(error) => {
-            notes.push(Note::JournalDamaged { what: with_cause(&error) });
+            notes.push(Note::JournaledSuperblock { what: with_cause(&error) });
             Ok(None)
         }
     }
@@ -130,25 +131,29 @@ fn with_cause(error: &Error) -> String {
 impl<'a> Log<'a> {
     fn open(device: &'a mut Device, superblock: &'a Superblock) -> Result<Self, Error> {
         let read = inode::read(device, superblock, superblock.journal_inode);
-        let read = read.and_then(|inode| Ok((Head::read(device, superblock, &inode)?, inode)));
-        let backup = superblock.journal_backup.as_ref();
-        let (head, inode) = match (read, backup) {
-            (Err(error), Some(backup)) => {
-                let inode = Inode::of_journal_backup(superblock, backup);
-                (Head::read(device, superblock, &inode).map_err(|_| error)?, inode)
-            }
+        let mut of = |inode: Inode| {
+            let head = Head::read(device, superblock, &inode)?;
+            Ok((head, pieces(device, superblock, &inode, head.length.into())?, inode))
+        };
+        let read = read.and_then(&mut of);
+        let (head, pieces, inode) = match (read, superblock.journal_backup.as_ref()) {
+            (Err(error), Some(backup)) => of(Inode::of_journal_backup(superblock, backup)).map_err(|_| error)?,
             (read, _) => read?,
         };
-        Ok(Self { device, superblock, inode, map: Map::default(), head })
+        Ok(Self { device, superblock, inode, pieces, head })
     }
 
     /// Finds the block of the file system that holds a block of the journal.
     fn place_of(&mut self, block: u32) -> Result<u64, Error> {
-        let span = self.map.span(self.device, self.superblock, &self.inode, block.into())?;
-        match span.backing {
-            Backing::Blocks(first) => Ok(first + (u64::from(block) - span.start)),
-            _ => Err(Error::damaged(Place::Journal(block.into()), "the journal has a hole")),
+        let block = u64::from(block);
+        let after = self.pieces.partition_point(|piece| piece.start <= block);
+        let piece = after.checked_sub(1).map(|index| self.pieces[index]).filter(|piece| block < piece.end);
+        if let Some(Span { start, backing: Backing::Blocks(first), .. }) = piece {
+            return Ok(first + (block - start));
         }
+        // The map says why.
+        Map::default().span(self.device, self.superblock, &self.inode, block)?;
+        Err(Error::damaged(Place::Journal(block), "the journal has a hole"))
     }
 
     /// Reads a block of the journal.
@@ -158,6 +163,28 @@ impl<'a> Log<'a> {
         self.device.read(offset, &mut bytes, Place::Journal(block.into()))?;
         Ok(bytes)
     }
+}
+
+/// Finds where a journal of `length` blocks lies, up to where its map is damaged.
+///
+/// # Errors
+/// When a block is in it twice: then a few blocks could be read as a journal without end.
+fn pieces(device: &mut Device, superblock: &Superblock, inode: &Inode, length: u64) -> Result<Vec<Span>, Error> {
+    let (mut map, mut met, mut pieces) = (Map::default(), Runs::default(), Vec::new());
+    let mut block = 0;
+    while block < length && pieces.len() < runs::MOST {
+        let Ok(span) = map.span(device, superblock, inode, block) else { break };
+        let end = span.end.min(length).max(block + 1);
+        if let Backing::Blocks(first) = span.backing {
+            let first = first + (block - span.start);
+            if met.add(first, end - block) != (true, end - block) {
+                return Err(Error::damaged(Place::Journal(block), "its blocks overlap"));
+            }
+            pieces.push(Span { start: block, end, backing: Backing::Blocks(first) });
+        }
+        block = end;
+    }
+    Ok(pieces)
 }
 
 impl Head {
@@ -194,7 +221,9 @@ impl Head {
                 last = shorter;
             }
         }
-        let has_room = u64::from(length) <= inode.size() / u64::from(superblock.block_size);
+        // What the image really has counts, not what it says.
+        let most = device.blocks().min(inode.size() / u64::from(superblock.block_size));
+        let has_room = u64::from(length) <= most;
         if first == 0 || first >= last || !has_room || (start != 0 && !(first..last).contains(&start)) {
             return damaged("its length is impossible");
         }

@@ -19,6 +19,7 @@ mod group;
 mod inode;
 mod journal;
 mod note;
+mod runs;
 mod superblock;
 
 pub use attribute::{Attribute, Attributes};

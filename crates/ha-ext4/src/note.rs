@@ -31,6 +31,11 @@ pub enum Note {
         /// What is wrong.
         what: String,
     },
+    /// The journal was laid over, but for the superblock in it: that of before is used.
+    JournaledSuperblock {
+        /// What is wrong with it.
+        what: String,
+    },
     /// The journal holds something that a clean file system should not have; it was not laid over.
     JournalIgnored,
     /// Behind the last transaction a fast commit follows, which is not laid over.
@@ -65,6 +70,9 @@ impl fmt::Display for Note {
             ),
             Self::JournalDamaged { what } => {
                 write!(formatter, "the journal is not laid over to its end, so the last changes may be missing: {what}")
+            }
+            Self::JournaledSuperblock { what } => {
+                write!(formatter, "the superblock in the journal is damaged, so the one before it is used: {what}")
             }
             Self::JournalIgnored => formatter.write_str(
                 "the journal holds transactions although the file system says that none are needed; they are not laid over",

@@ -13,6 +13,7 @@ use crate::note::Note;
 /// How long it is, and where the first one begins.
 pub(crate) const LENGTH: usize = 1024;
 const MAGIC: u16 = 0xef53;
+const STATE_ERRORS: u16 = 2;
 /// The groups in which copies are looked for.
 const BACKUP_GROUPS: [u64; 9] = [1, 3, 5, 7, 9, 25, 27, 49, 81];
 
@@ -38,7 +39,6 @@ pub(crate) struct Superblock {
     /// The group in which it says that it lies.
     pub(crate) group: u32,
     pub(crate) uuid: [u8; 16],
-    pub(crate) label: [u8; 16],
     /// Where checksums of metadata begin.
     pub(crate) checksum_seed: u32,
     /// 0 for none, and for one on another device.
@@ -48,7 +48,7 @@ pub(crate) struct Superblock {
     pub(crate) journal_backup: Option<[u8; 68]>,
 }
 
-/// Is what a copy of a superblock tells about a file system whose first one is gone.
+/// Is what a superblock, or a copy of it, says of a file system; nothing of it is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// The identity of the file system.
@@ -57,8 +57,34 @@ pub struct Summary {
     pub label: [u8; 16],
     /// Bytes of the file system.
     pub bytes: u64,
-    /// The group in which the copy lies.
+    /// The group in which it lies: 0 for the first superblock.
     pub group: u32,
+    /// When the file system was written last, in seconds since 1970; 0 for never. Copies are not kept up to date.
+    pub written: i64,
+    /// Whether the journal holds what is not in its place yet.
+    pub needs_recovery: bool,
+    /// Whether the kernel found errors in the file system.
+    pub has_errors: bool,
+}
+
+impl Summary {
+    /// Takes it from the 1024 bytes of a superblock; nothing when they are none.
+    pub fn of_superblock(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < LENGTH || le16(bytes, 0x38) != MAGIC {
+            return None;
+        }
+        let features = features(bytes);
+        let block_size = 1024_u64.checked_shl(le32(bytes, 0x18)).unwrap_or(0);
+        Some(Self {
+            uuid: array(bytes, 0x68),
+            label: array(bytes, 0x78),
+            bytes: blocks(bytes, &features).saturating_mul(block_size),
+            group: le16(bytes, 0x5a).into(),
+            written: i64::from(le32(bytes, 0x30)) | i64::from(bytes[0x274]) << 32,
+            needs_recovery: features.incompat(INCOMPAT_RECOVER),
+            has_errors: le16(bytes, 0x3a) & STATE_ERRORS != 0,
+        })
+    }
 }
 
 /// Is what is wrong with a superblock.
@@ -83,7 +109,7 @@ pub(crate) fn read(source: &mut dyn Source, notes: &mut Vec<Note>) -> Result<Sup
         Err(Wrong::Declined(names)) => return Err(Error::Declined(names)),
         Err(wrong) => wrong,
     };
-    if let Some(superblock) = backup(source) {
+    if let Some((superblock, _)) = backup(source) {
         notes.push(Note::BackupSuperblock { group: superblock.group });
         return Ok(superblock);
     }
@@ -109,12 +135,7 @@ impl From<Wrong> for Error {
 
 /// Looks for a copy of a superblock, of a file system whose first one is gone.
 pub fn find_backup(source: &mut dyn Source) -> Option<Summary> {
-    backup(source).map(|superblock| Summary {
-        uuid: superblock.uuid,
-        label: superblock.label,
-        bytes: superblock.blocks.saturating_mul(superblock.block_size.into()),
-        group: superblock.group,
-    })
+    backup(source).and_then(|(_, bytes)| Summary::of_superblock(&bytes))
 }
 
 fn read_at(source: &mut dyn Source, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
@@ -124,7 +145,8 @@ fn read_at(source: &mut dyn Source, offset: u64, bytes: &mut [u8]) -> Result<(),
     source.read_exact_at(offset, bytes).map_err(|cause| Error::Unreadable { place: Place::Superblock, offset, cause })
 }
 
-fn backup(source: &mut dyn Source) -> Option<Superblock> {
+/// Finds a copy that makes sense, with its bytes.
+fn backup(source: &mut dyn Source) -> Option<(Superblock, Vec<u8>)> {
     let mut bytes = vec![0; LENGTH];
     for cluster_blocks in [1, 16] {
         for log in [2, 0, 1, 3, 4, 5, 6] {
@@ -138,7 +160,7 @@ fn backup(source: &mut dyn Source) -> Option<Superblock> {
                     && u64::from(superblock.block_size) == block_size
                     && superblock.group_start(superblock.group).checked_mul(block_size) == Some(offset)
                 {
-                    return Some(superblock);
+                    return Some((superblock, bytes));
                 }
             }
         }
@@ -155,7 +177,7 @@ fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
     if bytes.len() < LENGTH || le16(bytes, 0x38) != MAGIC {
         return Err(Wrong::Absent);
     }
-    let features = Features { compat: le32(bytes, 0x5c), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) };
+    let features = features(bytes);
     let is_right = !features.ro_compat(RO_METADATA_CSUM) || crc32c(!0, &bytes[..0x3fc]) == le32(bytes, 0x3fc);
     if let Some(names) = features.declined().filter(|_| is_right) {
         return Err(Wrong::Declined(names));
@@ -170,14 +192,13 @@ fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
     let ratio = log_cluster.checked_sub(log).filter(|ratio| *ratio < 20);
     let cluster_blocks = 1_u32 << ratio.ok_or(Wrong::Field("the size of a cluster is impossible"))?;
     let block_size = 1024_u32 << log;
-    let high = if wide { u64::from(le32(bytes, 0x150)) << 32 } else { 0 };
     let uuid: [u8; 16] = array(bytes, 0x68);
     let checksum_seed = if features.incompat(INCOMPAT_CSUM_SEED) { le32(bytes, 0x270) } else { crc32c(!0, &uuid) };
     let superblock = Superblock {
         features,
         block_size,
         cluster_blocks,
-        blocks: high | u64::from(le32(bytes, 0x4)),
+        blocks: blocks(bytes, &features),
         first_data_block: le32(bytes, 0x14),
         blocks_per_group: le32(bytes, 0x20),
         groups: 0,
@@ -190,7 +211,6 @@ fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
         backup_groups: [le32(bytes, 0x24c), le32(bytes, 0x250)],
         group: le16(bytes, 0x5a).into(),
         uuid,
-        label: array(bytes, 0x78),
         checksum_seed,
         journal_inode: if features.compat(COMPAT_JOURNAL) { le32(bytes, 0xe0) } else { 0 },
         journal_is_elsewhere: features.compat(COMPAT_JOURNAL) && le32(bytes, 0xe0) == 0,
@@ -198,6 +218,15 @@ fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
     };
     let superblock = superblock.checked()?;
     if is_right { Ok(superblock) } else { Err(Wrong::Checksum(Box::new(superblock))) }
+}
+
+fn features(bytes: &[u8]) -> Features {
+    Features { compat: le32(bytes, 0x5c), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) }
+}
+
+fn blocks(bytes: &[u8], features: &Features) -> u64 {
+    let high = if features.incompat(INCOMPAT_64BIT) { u64::from(le32(bytes, 0x150)) << 32 } else { 0 };
+    high | u64::from(le32(bytes, 0x4))
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

@@ -38,6 +38,14 @@ pub enum FilesError {
         #[source]
         cause: io::Error,
     },
+    /// More of a directory cannot be read than is told one by one.
+    #[error("and {count} more failures in the directory: {path}")]
+    More {
+        /// The path inside the volume, printable.
+        path: String,
+        /// How many were not told.
+        count: u64,
+    },
     /// A directory is in itself, or in two others; it is read once.
     #[error("the directory was listed under another name already: {path}")]
     Again {
@@ -113,9 +121,12 @@ impl Entry {
 pub struct Listing {
     /// What can be read, by name.
     pub entries: Vec<Entry>,
-    /// Why others cannot be.
+    /// Why others cannot be: of a thousand each by itself, then how many more.
     pub failed: Vec<FilesError>,
 }
+
+/// How many failures of one directory are told.
+const MOST_FAILURES: usize = 1000;
 
 /// Is an open file system.
 pub struct Files {
@@ -180,8 +191,9 @@ impl Files {
     /// Lists a directory by name, without `.` and `..`.
     pub fn list(&self, directory: &Entry) -> Result<Listing, FilesError> {
         let mut listing = Listing::default();
+        let mut more = 0;
         let listed = self.ext4.entries(&directory.inode, &mut |found| {
-            match found {
+            let entry = match found {
                 Ok(found) => {
                     let mut path = directory.path.clone();
                     if path.last() != Some(&b'/') {
@@ -189,16 +201,21 @@ impl Files {
                     }
                     path.extend_from_slice(&found.name);
                     let inode = self.ext4.inode(found.inode).map_err(read(&path));
-                    match inode.and_then(|inode| self.describe(path, inode)) {
-                        Ok(entry) => listing.entries.push(entry),
-                        Err(error) => listing.failed.push(error),
-                    }
+                    inode.and_then(|inode| self.describe(path, inode))
                 }
-                Err(cause) => listing.failed.push(read(&directory.path)(cause)),
+                Err(cause) => Err(read(&directory.path)(cause)),
+            };
+            match entry {
+                Ok(entry) => listing.entries.push(entry),
+                Err(error) if listing.failed.len() < MOST_FAILURES => listing.failed.push(error),
+                Err(_) => more += 1,
             }
             ControlFlow::Continue(())
         });
         listed.map_err(read(&directory.path))?;
+        if more > 0 {
+            listing.failed.push(FilesError::More { path: printable(&directory.path), count: more });
+        }
         listing.entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(listing)
     }
@@ -313,4 +330,44 @@ fn absolute(path: &[u8]) -> Vec<u8> {
 pub(crate) fn read(path: &[u8]) -> impl FnOnce(ha_ext4::Error) -> FilesError {
     let path = printable(path);
     move |cause| FilesError::Read { path, cause }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "test code: a panic names the line")]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use ha_testkit::loopmount::need_tool;
+    use ha_testkit::need;
+
+    use super::*;
+
+    fn run(command: &str, arguments: &[&str], last: &Path) {
+        let output = Command::new(command).args(arguments).arg(last).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    fn of_a_damaged_directory_a_thousand_failures_are_told() {
+        need!(need_tool("mke2fs"));
+        need!(need_tool("debugfs"));
+        let directory = tempfile::tempdir().unwrap();
+        let (tree, image) = (directory.path().join("tree"), directory.path().join("image"));
+        std::fs::create_dir_all(tree.join("many")).unwrap();
+        std::fs::write(tree.join("many/first"), "x").unwrap();
+        for index in 1..1234 {
+            std::fs::hard_link(tree.join("many/first"), tree.join(format!("many/{index}"))).unwrap();
+        }
+        std::fs::write(tree.join("many/whole"), "y").unwrap();
+        std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", tree.to_str().unwrap()], &image);
+        run("debugfs", &["-w", "-R", "clri many/first"], &image);
+        let files = Files::open(crate::backing::open(&image).unwrap()).unwrap();
+        let listing = files.list(&files.entry(b"/many").unwrap()).unwrap();
+        assert_eq!(listing.entries.len(), 1);
+        assert_eq!(listing.entries[0].path, b"/many/whole");
+        assert_eq!(listing.failed.len(), 1001);
+        assert_eq!(listing.failed[1000].to_line(), "and 234 more failures in the directory: /many");
+    }
 }

@@ -1,5 +1,6 @@
 //! What lies inside a volume, by its superblock (volumes.md §4, §5).
 
+use ha_ext4::Summary;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -91,14 +92,8 @@ pub fn of_image(image: &mut dyn Image) -> Result<Inside, ImageError> {
         return Ok(inside);
     }
     Ok(match ha_ext4::find_backup(&mut Borrowed(image)) {
-        Some(found) => Inside::Ext4 {
-            uuid: uuid(&found.uuid),
-            label: label(&found.label),
-            bytes: found.bytes,
-            written: None,
-            needs_recovery: false,
-            has_errors: true,
-        },
+        // Of when it was written, and in which state it is, a copy knows nothing.
+        Some(found) => ext4(&Summary { written: 0, needs_recovery: false, has_errors: true, ..found }),
         None => inside,
     })
 }
@@ -115,8 +110,8 @@ pub fn of_bytes(bytes: &[u8]) -> Inside {
     if at(0, 4) == b"XFSB" {
         return Inside::Xfs { uuid: uuid(at(32, 16)), label: label(at(108, 12)) };
     }
-    if at(1024 + 56, 2) == [0x53, 0xef] {
-        return ext4(at(1024, 1024));
+    if let Some(found) = Summary::of_superblock(at(1024, 1024)) {
+        return ext4(&found);
     }
     if at(65_536 + 64, 8) == b"_BHRfS_M" {
         return Inside::Btrfs { uuid: uuid(at(65_536 + 32, 16)), label: label(at(65_536 + 299, 256)) };
@@ -127,24 +122,14 @@ pub fn of_bytes(bytes: &[u8]) -> Inside {
     if crate::layered::is_zero(bytes) { Inside::Empty } else { Inside::Unknown }
 }
 
-fn ext4(superblock: &[u8]) -> Inside {
-    let u32_at = |offset: usize| {
-        superblock.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
-    };
-    let u16_at = |offset: usize| {
-        superblock.get(offset..offset + 2).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_le_bytes)
-    };
-    let incompatible = u32_at(0x60);
-    let high = if incompatible & 0x80 != 0 { u64::from(u32_at(0x150)) << 32 } else { 0 };
-    let block_size = 1024_u64.checked_shl(u32_at(0x18)).unwrap_or(0);
-    let seconds = i64::from(u32_at(0x30)) | i64::from(superblock.get(0x274).copied().unwrap_or(0)) << 32;
+fn ext4(found: &Summary) -> Inside {
     Inside::Ext4 {
-        uuid: uuid(&superblock[0x68..0x78]),
-        label: label(&superblock[0x78..0x88]),
-        bytes: (high | u64::from(u32_at(0x4))).saturating_mul(block_size),
-        written: Timestamp::from_second(seconds).ok().filter(|_| seconds > 0),
-        needs_recovery: incompatible & 4 != 0,
-        has_errors: u16_at(0x3a) & 2 != 0,
+        uuid: uuid(&found.uuid),
+        label: label(&found.label),
+        bytes: found.bytes,
+        written: Timestamp::from_second(found.written).ok().filter(|_| found.written > 0),
+        needs_recovery: found.needs_recovery,
+        has_errors: found.has_errors,
     }
 }
 

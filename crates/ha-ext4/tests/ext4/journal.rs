@@ -163,6 +163,38 @@ fn a_damaged_journal_is_laid_over_up_to_the_damage() {
     assert!(losses(&files).len() == 1 && losses(&files)[0].contains("block 0 of the journal"), "{:?}", losses(&files));
 }
 
+#[test]
+fn a_damaged_superblock_in_the_journal_is_not_taken() {
+    need!(ha_testkit::loopmount::need_tool("debugfs"));
+    let place = need!(Place::new(&["-t", "ext4", "-b", "4096"], "32M"));
+    std::fs::write(place.path("text"), "some").unwrap();
+    let path = place.path("text").display().to_string();
+    place.debugfs(&[format!("write {path} file"), format!("write {path} other")]);
+    let other = place.debugfs(&["blocks /other".to_owned()]).split_whitespace().last().unwrap().to_owned();
+    let mut block = std::fs::read(place.image()).unwrap()[..4096].to_vec();
+    // A letter of the label, and no new checksum.
+    block[1024 + 0x78] = b'x';
+    std::fs::write(place.path("block"), &block).unwrap();
+    std::fs::write(place.path("content"), [b'n'; 4096]).unwrap();
+    place.debugfs(&[
+        "journal_open -c -v 3".to_owned(),
+        format!("journal_write -b 0 {}", place.path("block").display()),
+        format!("journal_write -b {other} {}", place.path("content").display()),
+        "journal_close".to_owned(),
+    ]);
+    let files = place.open();
+    assert_eq!(figures(files.notes()), (2, 2));
+    let lost = losses(&files);
+    assert!(lost.len() == 1 && lost[0].contains("superblock in the journal is damaged"), "{lost:?}");
+    assert!(lost[0].contains("the checksum is wrong"), "{lost:?}");
+    // All else of the journal counts.
+    let inode = files.find(b"/other", true).unwrap();
+    let mut bytes = [0; 4];
+    files.content(&inode).unwrap().read_at(0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"nnnn");
+    assert!(files.find(b"/file", true).is_ok());
+}
+
 fn figures(notes: &[Note]) -> (u32, u64) {
     let replayed = notes.iter().find_map(|note| match note {
         Note::Replayed { transactions, blocks } => Some((*transactions, *blocks)),

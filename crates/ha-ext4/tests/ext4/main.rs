@@ -3,6 +3,7 @@
 
 mod damage;
 mod fuzz;
+mod hostile;
 mod images;
 mod journal;
 mod kernel;

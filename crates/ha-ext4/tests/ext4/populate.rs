@@ -205,6 +205,11 @@ fn attributes(top: &Path, random: &mut Random) {
     for (name, length) in [("user.3000", 3000), ("user.20000", 20_000), ("user.60000", 60_000)] {
         set(&large, name, &random.bytes(length));
     }
+    // Where they lie in inodes, equal values share one.
+    let equal = make("equal");
+    for index in 0..5 {
+        set(&equal, &format!("user.equal-{index}"), &[6; 50_000]);
+    }
     let link = directory.join("link");
     std::os::unix::fs::symlink("nowhere", &link).unwrap();
     set(&link, "trusted.of-a-link", b"yes");
