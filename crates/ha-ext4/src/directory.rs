@@ -6,7 +6,7 @@ use crate::bytes::{le16, le32, part};
 use crate::checksum::crc32c;
 use crate::error::{Error, Place};
 use crate::feature::INCOMPAT_FILETYPE;
-use crate::inode::{Inode, ROOT};
+use crate::inode::{Inode, Kind, ROOT};
 use crate::superblock::Superblock;
 
 /// Is what is handed each entry, and each part that cannot be read.
@@ -25,6 +25,36 @@ pub struct DirectoryEntry {
     pub inode: u32,
     /// 1 to 255 bytes without `/` and zero; never `.` or `..`.
     pub name: Vec<u8>,
+    /// What the inode is by the directory, where the file system keeps that.
+    pub kind: Option<Kind>,
+}
+
+impl DirectoryEntry {
+    /// Fails where the inode is something else than the directory says: one of them is damaged. A directory that is taken
+    /// for a FIFO would be lost without a word.
+    pub fn check(&self, inode: &Inode) -> Result<(), Error> {
+        match self.kind {
+            Some(kind) if kind != inode.kind() => {
+                let what = format!("it is a {:?}, and a {kind:?} by its directory", inode.kind());
+                Err(Error::damaged(inode.place(), what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the kind that a byte of an entry stands for.
+fn kind_of(byte: u8) -> Option<Kind> {
+    Some(match byte {
+        1 => Kind::File,
+        2 => Kind::Directory,
+        3 => Kind::CharacterDevice,
+        4 => Kind::BlockDevice,
+        5 => Kind::Fifo,
+        6 => Kind::Socket,
+        7 => Kind::Link,
+        _ => return None,
+    })
 }
 
 /// Hands out the entries of a block, `block` being counted in the directory.
@@ -69,9 +99,9 @@ pub(crate) fn of_list(
             return each(Err(Error::damaged(place, format!("an entry at byte {at} is cut off"))));
         };
         let length = record_length(le16(head, 4), block_size);
-        let name_length = match superblock.features.incompat(INCOMPAT_FILETYPE) {
-            true => usize::from(head[6]),
-            false => usize::from(le16(head, 6)),
+        let (name_length, kind) = match superblock.features.incompat(INCOMPAT_FILETYPE) {
+            true => (usize::from(head[6]), kind_of(head[7])),
+            false => (usize::from(le16(head, 6)), None),
         };
         let inode = le32(head, 0);
         let name = part(bytes, at + HEAD, name_length);
@@ -81,14 +111,20 @@ pub(crate) fn of_list(
             return each(Err(Error::damaged(place, what)));
         };
         if inode != 0 && name != b"." && name != b".." {
-            each(checked(superblock, place, inode, name))?;
+            each(checked(superblock, place, inode, name, kind))?;
         }
         at += length;
     }
     ControlFlow::Continue(())
 }
 
-fn checked(superblock: &Superblock, place: Place, inode: u32, name: &[u8]) -> Result<DirectoryEntry, Error> {
+fn checked(
+    superblock: &Superblock,
+    place: Place,
+    inode: u32,
+    name: &[u8],
+    kind: Option<Kind>,
+) -> Result<DirectoryEntry, Error> {
     let shown = || name.escape_ascii();
     if name.is_empty() || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
         return Err(Error::damaged(place, format!("a name is impossible: {}", shown())));
@@ -96,7 +132,7 @@ fn checked(superblock: &Superblock, place: Place, inode: u32, name: &[u8]) -> Re
     if inode > superblock.inodes || (inode < superblock.first_inode && inode != ROOT) {
         return Err(Error::damaged(place, format!("no file can have inode {inode}: {}", shown())));
     }
-    Ok(DirectoryEntry { inode, name: name.to_vec() })
+    Ok(DirectoryEntry { inode, name: name.to_vec(), kind })
 }
 
 /// In blocks of 64 KiB a length that does not fit into 16 bits is written with the low bits, which are always zero.

@@ -8,7 +8,7 @@ use crate::attribute::{self, Attributes};
 use crate::bytes::part;
 use crate::content::{Content, Map};
 use crate::device::Device;
-use crate::directory::{self, Each};
+use crate::directory::{self, DirectoryEntry, Each};
 use crate::error::{Error, Place};
 use crate::extent::{Backing, Span};
 use crate::inode::{self, Inode, Kind, ROOT};
@@ -60,7 +60,11 @@ impl FileSystem {
 
     /// Reads the inode of the top directory.
     pub fn root(&self) -> Result<Inode, Error> {
-        self.inode(ROOT)
+        let root = self.inode(ROOT)?;
+        match root.kind() {
+            Kind::Directory => Ok(root),
+            _ => Err(Error::damaged(root.place(), "the top directory is none")),
+        }
     }
 
     /// Reads an inode.
@@ -89,7 +93,9 @@ impl FileSystem {
                 }
                 _ => {}
             }
-            let found = self.inode(self.lookup(here, &name)?)?;
+            let entry = self.lookup(here, &name)?;
+            let found = self.inode(entry.inode)?;
+            entry.check(&found)?;
             if found.kind() != Kind::Link || (waiting.is_empty() && !follow) {
                 parents.push(found);
                 continue;
@@ -108,11 +114,11 @@ impl FileSystem {
     }
 
     /// Finds the inode of a name. Of a damaged directory that does not show the name, what is damaged is the answer.
-    fn lookup(&self, directory: &Inode, name: &[u8]) -> Result<u32, Error> {
+    fn lookup(&self, directory: &Inode, name: &[u8]) -> Result<DirectoryEntry, Error> {
         let (mut found, mut failed) = (None, None);
         self.entries(directory, &mut |entry| match entry {
             Ok(entry) if entry.name == name => {
-                found = Some(entry.inode);
+                found = Some(entry);
                 ControlFlow::Break(())
             }
             Ok(_) => ControlFlow::Continue(()),

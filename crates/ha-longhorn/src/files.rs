@@ -200,7 +200,8 @@ impl Files {
                         path.push(b'/');
                     }
                     path.extend_from_slice(&found.name);
-                    let inode = self.ext4.inode(found.inode).map_err(read(&path));
+                    let inode = self.ext4.inode(found.inode).and_then(|inode| found.check(&inode).map(|()| inode));
+                    let inode = inode.map_err(read(&path));
                     inode.and_then(|inode| self.describe(path, inode))
                 }
                 Err(cause) => Err(read(&directory.path)(cause)),

@@ -330,3 +330,25 @@ fn a_journal_on_another_device_is_left_alone() {
     assert!(outcome.stderr.contains("the journal is on another device"), "{}", outcome.stderr);
     assert!(!place.path("out.img.ha-volume.replay").exists());
 }
+
+#[test]
+fn a_directory_whose_inode_says_something_else_is_not_passed_over() {
+    let place = Place::empty();
+    need!(need_tool("debugfs"));
+    let mounted = need!(image(&place, &["-O", "^metadata_csum"], "16M"));
+    std::fs::create_dir(place.path("mnt/d")).unwrap();
+    std::fs::write(place.path("mnt/d/below"), "below").unwrap();
+    drop(mounted);
+    // A FIFO, by its inode.
+    debugfs(&place, "set_inode_field /d mode 0010755");
+    let answer = place.json(&["extract", "x.img", "/", "out"], 3);
+    assert!(answer["failed"][0].as_str().unwrap().contains("/d: "), "{answer}");
+    place.json(&["ls", "x.img"], 3);
+    debugfs(&place, "set_inode_field <2> mode 0100755");
+    for words in [&["ls", "x.img"][..], &["extract", "x.img", "/", "top"]] {
+        let outcome = place.run(words);
+        outcome.assert_code(1);
+        assert!(outcome.stderr.contains("the top directory is none"), "{}", outcome.stderr);
+    }
+    assert!(!place.path("top").exists());
+}
