@@ -44,6 +44,20 @@ impl Device {
         self.source.size() / self.block_size()
     }
 
+    /// Tells whether a block can be looked for, in the image or in the journal, and for how many from it on the same
+    /// holds, at most `count`.
+    pub(crate) fn has(&self, first: u64, count: u64) -> (bool, u64) {
+        let there = self.blocks().saturating_sub(first);
+        if there > 0 {
+            return (true, count.min(there));
+        }
+        match self.journaled.range(first..first.saturating_add(count)).next() {
+            Some((block, _)) if *block == first => (true, 1),
+            Some((block, _)) => (false, block - first),
+            None => (false, count),
+        }
+    }
+
     /// Lays the journal over the blocks.
     pub(crate) fn lay_over(&mut self, journaled: BTreeMap<u64, Journaled>) {
         self.journaled = journaled;

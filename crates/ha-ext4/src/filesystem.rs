@@ -210,12 +210,12 @@ impl FileSystem {
         };
         let first = first.saturating_add(blocks.start - span.start);
         // The image may end in the middle.
-        let there = self.device.borrow().blocks().saturating_sub(first);
-        let (is_new, count) = met.add(first, if there > 0 { count.min(there) } else { count });
-        let backing = match (is_new, there) {
+        let (is_there, count) = self.device.borrow().has(first, count);
+        let (is_new, count) = met.add(first, count);
+        let backing = match (is_new, is_there) {
             (false, _) => Err(Missing::Repeated),
-            (true, 0) => Err(Missing::Beyond),
-            (true, _) => Ok(first),
+            (true, false) => Err(Missing::Beyond),
+            (true, true) => Ok(first),
         };
         Ok(Piece { count, backing })
     }

@@ -195,6 +195,35 @@ fn a_damaged_superblock_in_the_journal_is_not_taken() {
     assert!(files.find(b"/file", true).is_ok());
 }
 
+#[test]
+fn what_the_journal_holds_of_a_directory_is_there_though_its_place_is_not() {
+    need!(ha_testkit::loopmount::need_tool("debugfs"));
+    let place = need!(Place::new(&["-t", "ext4", "-b", "4096", "-O", "^metadata_csum", "-J", "size=4"], "64M"));
+    place.debugfs(&["mkdir d".to_owned(), "mkdir d/inside".to_owned()]);
+    let number = |command: &str| -> u64 {
+        let said = place.debugfs(&[command.to_owned()]);
+        said.split_whitespace().last().unwrap().parse().unwrap_or_else(|_| panic!("{said}"))
+    };
+    let block = number("blocks /d");
+    assert!(number("blocks <8>") < 12_000 && block < 12_000);
+    let bytes = std::fs::read(place.image()).unwrap();
+    std::fs::write(place.path("block"), &bytes[block as usize * 4096..][..4096]).unwrap();
+    // Its place is moved to the end of the image, which is cut off.
+    place.debugfs(&[
+        "set_inode_field /d block[2] 1".to_owned(),
+        "set_inode_field /d block[5] 16000".to_owned(),
+        "journal_open".to_owned(),
+        format!("journal_write -b 16000 {}", place.path("block").display()),
+        "journal_close".to_owned(),
+    ]);
+    assert_eq!(number("blocks /d"), 16_000);
+    File::options().write(true).open(place.image()).unwrap().set_len(12_000 * 4096).unwrap();
+    let files = place.open();
+    assert_eq!(figures(files.notes()), (1, 1));
+    let (tree, failed) = ours::tree(&files);
+    assert!(tree.contains_key(&b"d/inside"[..]), "{failed:?}");
+}
+
 fn figures(notes: &[Note]) -> (u32, u64) {
     let replayed = notes.iter().find_map(|note| match note {
         Note::Replayed { transactions, blocks } => Some((*transactions, *blocks)),
