@@ -288,6 +288,9 @@ pub(crate) struct CopyArguments {
     /// Program to run over ssh, for a node of another architecture [default: this one]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) remote_binary: Option<PathBuf>,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Tell only warnings and failures
     #[arg(short, long)]
     pub(crate) quiet: bool,
