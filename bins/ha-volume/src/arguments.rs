@@ -365,6 +365,9 @@ pub(crate) struct ExtractArguments {
     /// Where it is copied to; nothing may be there
     #[arg(value_name = "DEST", value_hint = ValueHint::AnyPath)]
     pub(crate) destination: PathBuf,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
     #[command(flatten)]
