@@ -388,6 +388,9 @@ pub(crate) struct FsckArguments {
     /// Image file to make; and, given a second time, the form of the summary: json or text
     #[arg(short, long, value_name = "IMAGE", required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) output: Vec<PathBuf>,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
 }
