@@ -472,6 +472,9 @@ pub(crate) struct BackupRestoreArguments {
     /// Replace an image that is there
     #[arg(long)]
     pub(crate) force: bool,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) target: TargetArguments,
 }
@@ -513,6 +516,9 @@ pub(crate) struct BackupWriteArguments {
     /// Look past locks of others in the backup store
     #[arg(long)]
     pub(crate) ignore_locks: bool,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) target: TargetArguments,
     #[command(flatten)]
