@@ -288,6 +288,9 @@ pub(crate) struct CopyArguments {
     /// Program to run over ssh, for a node of another architecture [default: this one]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) remote_binary: Option<PathBuf>,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Tell only warnings and failures
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -362,6 +365,9 @@ pub(crate) struct ExtractArguments {
     /// Where it is copied to; nothing may be there
     #[arg(value_name = "DEST", value_hint = ValueHint::AnyPath)]
     pub(crate) destination: PathBuf,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
     #[command(flatten)]
@@ -382,6 +388,9 @@ pub(crate) struct FsckArguments {
     /// Image file to make; and, given a second time, the form of the summary: json or text
     #[arg(short, long, value_name = "IMAGE", required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) output: Vec<PathBuf>,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
 }
@@ -463,6 +472,9 @@ pub(crate) struct BackupRestoreArguments {
     /// Replace an image that is there
     #[arg(long)]
     pub(crate) force: bool,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) target: TargetArguments,
 }
@@ -504,6 +516,9 @@ pub(crate) struct BackupWriteArguments {
     /// Look past locks of others in the backup store
     #[arg(long)]
     pub(crate) ignore_locks: bool,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) target: TargetArguments,
     #[command(flatten)]

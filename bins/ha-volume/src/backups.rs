@@ -22,6 +22,7 @@ use crate::arguments::{
     BackupListArguments, BackupRestoreArguments, BackupVerifyArguments, BackupWriteArguments, CompressionName,
 };
 use crate::merge::{self, Made, Making, Outputs};
+use crate::source::Opened;
 use crate::work::{self, Work};
 use crate::{print, source, ssh};
 
@@ -243,7 +244,7 @@ pub(crate) fn verify(arguments: &BackupVerifyArguments) -> Result<ExitCode, Fail
 }
 
 pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Failure> {
-    let BackupRestoreArguments { volume, backup, output, output_format, sha256, force, target } = arguments;
+    let BackupRestoreArguments { volume, backup, output, output_format, sha256, force, dry_run, target } = arguments;
     let outputs = Outputs::of(output)?;
     let store = open(&target.target)?;
     let known = backupstore::volume(&store, volume)
@@ -290,6 +291,11 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
         ambiguous: None,
     };
     let work = Work::begin("restoring", outputs.format == OutputFormat::Json)?;
+    if *dry_run {
+        merge::check(&mut image, &outputs, &making, &work)?;
+        work.end();
+        return dry_restore(&mut image, &outputs, volume, &name, &created);
+    }
     let made = merge::make(&mut image, &outputs, &making, &work)?;
     work.end();
     let (blocks_blake3, whole) = match &made {
@@ -306,6 +312,31 @@ pub(crate) fn restore(arguments: &BackupRestoreArguments) -> Result<ExitCode, Fa
             printable_path(&outputs.image),
             human_bytes(image.size()),
             grouped(image.size()),
+        ),
+    })?;
+    Ok(ExitCode::Success)
+}
+
+/// Says what a backup would be restored to. Its blocks are not read.
+fn dry_restore(
+    image: &mut dyn Image,
+    outputs: &Outputs,
+    volume: &str,
+    name: &str,
+    created: &str,
+) -> Result<ExitCode, Failure> {
+    let extent = merging::extent(image).or_failure(FailureKind::Failed)?;
+    let shown = printable_path(&outputs.image);
+    outputs.print(&match outputs.format {
+        OutputFormat::Json => json_line(&json!({
+            "dry_run": true, "image": shown, "volume": volume, "backup": name, "size": image.size(),
+            "data_bytes_at_most": extent.data, "pieces": extent.pieces, "finished": created,
+        })),
+        OutputFormat::Text => format!(
+            "{shown} would be made: {} ({} bytes), {} of data at most, backup {name} of {volume}, finished {created}\n",
+            human_bytes(image.size()),
+            grouped(image.size()),
+            human_bytes(extent.data),
         ),
     })?;
     Ok(ExitCode::Success)
@@ -353,12 +384,13 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
     };
     warn_of_space(&arguments.target.target, &mut *opened.image)?;
     let json = arguments.output.output == OutputFormat::Json;
+    if arguments.dry_run {
+        return dry_write(&store, &mut opened, &order, arguments.name.as_deref(), json);
+    }
     let work = Work::begin("writing", json)?;
     let written = backupstore::write(&store, &mut *opened.image, &order, &work).map_err(|error| match &error {
         WriteError::Backup(BackupError::Stopped) => work.stopped_by(),
-        WriteError::Backup(cause) => failure(cause),
-        WriteError::Changed(_) => Failure::from_error(FailureKind::Halted, &error),
-        WriteError::Read(_) => Failure::from_error(FailureKind::Failed, &error),
+        error => not_written(error),
     })?;
     work.end();
     for lock in &written.expired_locks {
@@ -378,6 +410,48 @@ pub(crate) fn write(arguments: &BackupWriteArguments) -> Result<ExitCode, Failur
             human_bytes(written.uploaded),
         ))?,
     }
+    Ok(if opened.damaged || opened.source.best_effort { ExitCode::Partial } else { ExitCode::Success })
+}
+
+fn not_written(error: &WriteError) -> Failure {
+    match error {
+        WriteError::Backup(cause) => failure(cause),
+        WriteError::Changed(_) => Failure::from_error(FailureKind::Halted, error),
+        WriteError::Read(_) => Failure::from_error(FailureKind::Failed, error),
+    }
+}
+
+/// Says what backup would be written. Without a name of one's own it would have another each time, so none is told.
+fn dry_write(
+    store: &dyn Store,
+    opened: &mut Opened,
+    order: &WriteOrder,
+    name: Option<&str>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let now = Timestamp::now().as_second();
+    let planned = backupstore::check(store, &mut *opened.image, order, now).map_err(|error| not_written(&error))?;
+    let data = merging::extent(&mut *opened.image).or_failure(FailureKind::Failed)?.data;
+    for lock in &planned.expired_locks {
+        work::note("warning", &format!("would look past a lock that has expired: {lock}"));
+    }
+    let (volume, packing) = (&order.volume, order.compression.name());
+    print(&match json {
+        true => json_line(&json!({
+            "dry_run": true, "volume": volume, "new_volume": planned.new_volume, "backup": name,
+            "path": name.map(|_| &planned.path), "size": planned.size, "blocks_at_most": planned.blocks_at_most,
+            "block_size": order.block_size, "data_bytes_at_most": data, "compression": packing,
+            "expired_locks": planned.expired_locks, "despite_damage": opened.damaged,
+            "best_effort": opened.source.best_effort,
+        })),
+        false => format!(
+            "{} of {} volume {volume} would be made: {} blocks at most, {} of data before packing, packing {packing}\n",
+            name.map_or("a backup".to_owned(), |name| format!("backup {name}")),
+            if planned.new_volume { "the new" } else { "the" },
+            grouped(planned.blocks_at_most),
+            human_bytes(data),
+        ),
+    })?;
     Ok(if opened.damaged || opened.source.best_effort { ExitCode::Partial } else { ExitCode::Success })
 }
 

@@ -6,20 +6,28 @@ use std::path::Path;
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
-use ha_longhorn::copy::{self, Copied, CopyError};
+use ha_longhorn::copy::{self, Copied, CopyError, Planned};
 use ha_longhorn::watch::{Unwatched, Watch as _};
 use ha_sync_fs::error::printable_path;
 use serde_json::json;
 
 use crate::arguments::CopyArguments;
+use crate::source::word;
 use crate::ssh::{self, Remote};
 use crate::work::Work;
 use crate::{print, scan, source, work};
 
 pub(crate) fn serve(arguments: &CopyArguments) -> Result<ExitCode, Failure> {
-    let CopyArguments { directory, destination, remote_binary, quiet, output } = arguments;
+    let CopyArguments { directory, destination, remote_binary, dry_run, quiet, output } = arguments;
     source::outside_replicas(destination)?;
     let remote = Remote::parse(directory)?;
+    if *dry_run {
+        return match remote {
+            Some(_) => Err(Failure::new(FailureKind::Usage, "--dry-run does not look at a replica on another host")
+                .hint(format!("ha-volume scan {}", word(Path::new(directory))))),
+            None => dry(Path::new(directory), destination, output.output),
+        };
+    }
     let work = Work::begin("copying", *quiet || output.output == OutputFormat::Json)?;
     let copied = match &remote {
         Some(remote) => fetched(remote, remote_binary.as_deref(), destination, &work)?,
@@ -42,6 +50,28 @@ pub(crate) fn serve(arguments: &CopyArguments) -> Result<ExitCode, Failure> {
             grouped(extents),
         ))?,
     }
+    Ok(ExitCode::Success)
+}
+
+/// Says what would be copied.
+fn dry(directory: &Path, destination: &Path, format: OutputFormat) -> Result<ExitCode, Failure> {
+    source::replica(directory, None)?;
+    let planned = copy::check(directory, destination).map_err(|error| failure(&error))?;
+    let (shown, beside) = (printable_path(destination), printable_path(&copy::map_path(destination)));
+    let Planned { files, extents, bytes, skipped } = planned;
+    scan::left_out(&skipped);
+    print(&match format {
+        OutputFormat::Json => json_line(&json!({
+            "dry_run": true, "source": printable_path(directory), "destination": shown, "map": beside,
+            "files": files, "extents": extents, "bytes": bytes,
+        })),
+        OutputFormat::Text => format!(
+            "{shown} would be made: {} files, {} in {} extents, and their map {beside}\n",
+            grouped(files),
+            human_bytes(bytes),
+            grouped(extents),
+        ),
+    })?;
     Ok(ExitCode::Success)
 }
 

@@ -10,7 +10,7 @@ use ha_cli::report::LogFormat;
 use ha_cli::summary::{OutputFormat, grouped, human_bytes, ignore_closed, json_line};
 use ha_cli::table::{Align, Table};
 use ha_longhorn::checksum::Verify;
-use ha_longhorn::extract::{self, ExtractError};
+use ha_longhorn::extract::{self, ExtractError, Planned};
 use ha_longhorn::files::{Entry, Files, FilesError, Kind};
 use ha_longhorn::inside::Inside;
 use ha_longhorn::layered;
@@ -211,7 +211,7 @@ pub(crate) fn cat(arguments: &CatArguments) -> Result<ExitCode, Failure> {
 }
 
 pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure> {
-    let ExtractArguments { path, inside, destination, source: how, output } = arguments;
+    let ExtractArguments { path, inside, destination, dry_run, source: how, output } = arguments;
     source::outside_replicas(destination)?;
     if ha_sync_fs::local::exists(destination) {
         let message = format!("there is something already: {}", printable_path(destination));
@@ -219,8 +219,19 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
     }
     let Open { files, damaged, stamps } = open(path, how, Verify::Fresh)?;
     let work = Work::begin("extracting", output.output == OutputFormat::Json)?;
+    let inside = inside.as_os_str().as_bytes();
+    if *dry_run {
+        let checked = extract::check(&files, inside, destination, &work);
+        work.end();
+        let (_, planned) = match checked {
+            Err(ExtractError::Stopped) => return Err(work.stopped_by()),
+            other => other.map_err(|error| not_extracted(error, path, destination))?,
+        };
+        source::unchanged(&stamps)?;
+        return planned_extraction(&planned, destination, output.output, damaged);
+    }
     let owners = rustix::process::geteuid().is_root();
-    let done = extract::extract(&files, &stamps, inside.as_os_str().as_bytes(), destination, owners, &work);
+    let done = extract::extract(&files, &stamps, inside, destination, owners, &work);
     work.end();
     let done = match done {
         Ok(done) => done,
@@ -228,25 +239,7 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
             let part = printable_path(&extract::part_path(destination));
             return Err(work.stopped_by().hint(format!("what is there so far: {part}")));
         }
-        Err(error @ ExtractError::Changed(_)) => {
-            let part = printable_path(&extract::part_path(destination));
-            return Err(Failure::from_error(FailureKind::Failed, &error)
-                .hint("something writes to the replica: stop the volume or k3s on this node, then try again")
-                .hint(format!("what is there so far may be of two states: {part}")));
-        }
-        Err(error @ ExtractError::Exists(_)) => {
-            return Err(Failure::from_error(FailureKind::Halted, &error).hint(
-                "name a path at which nothing is; what ends in .ha-volume.part an interrupted extraction has left",
-            ));
-        }
-        Err(error @ (ExtractError::NoSpace { .. } | ExtractError::Full { .. })) => {
-            let kind =
-                if matches!(error, ExtractError::Full { .. }) { FailureKind::Failed } else { FailureKind::Halted };
-            let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            return Err(Failure::from_error(kind, &error).hint(format!("df -h {}", word(parent))));
-        }
-        Err(ExtractError::Files(error)) => return Err(failed(&error, path)),
-        Err(error) => return Err(Failure::from_error(FailureKind::Failed, &error)),
+        Err(error) => return Err(not_extracted(error, path, destination)),
     };
     match output.output {
         OutputFormat::Json => print(&json_line(&done))?,
@@ -263,6 +256,51 @@ pub(crate) fn extract(arguments: &ExtractArguments) -> Result<ExitCode, Failure>
         }
     }
     Ok(code(damaged || !done.failed.is_empty()))
+}
+
+/// Says why nothing was extracted, or not all.
+fn not_extracted(error: ExtractError, path: &Path, destination: &Path) -> Failure {
+    match error {
+        error @ ExtractError::Changed(_) => {
+            let part = printable_path(&extract::part_path(destination));
+            Failure::from_error(FailureKind::Failed, &error)
+                .hint("something writes to the replica: stop the volume or k3s on this node, then try again")
+                .hint(format!("what is there so far may be of two states: {part}"))
+        }
+        error @ ExtractError::Exists(_) => Failure::from_error(FailureKind::Halted, &error)
+            .hint("name a path at which nothing is; what ends in .ha-volume.part an interrupted extraction has left"),
+        error @ (ExtractError::NoSpace { .. } | ExtractError::Full { .. }) => {
+            let kind =
+                if matches!(error, ExtractError::Full { .. }) { FailureKind::Failed } else { FailureKind::Halted };
+            let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Failure::from_error(kind, &error).hint(format!("df -h {}", word(parent)))
+        }
+        ExtractError::Files(error) => failed(&error, path),
+        error => Failure::from_error(FailureKind::Failed, &error),
+    }
+}
+
+/// Says what would be extracted.
+fn planned_extraction(
+    planned: &Planned,
+    destination: &Path,
+    format: OutputFormat,
+    damaged: bool,
+) -> Result<ExitCode, Failure> {
+    let shown = printable_path(destination);
+    let Planned { entries, bytes, skipped, failed } = planned;
+    match format {
+        OutputFormat::Json => print(&json_line(&json!({
+            "dry_run": true, "destination": shown, "entries": entries, "bytes": bytes, "skipped": skipped,
+            "failed": failed,
+        })))?,
+        OutputFormat::Text => {
+            print(&format!("{shown} would be made: {} entries, {}\n", grouped(*entries), human_bytes(*bytes)))?;
+            list_lines("warning", "would be left out, being a special file: ", skipped);
+            list_lines("warning", "", failed);
+        }
+    }
+    Ok(code(damaged || !failed.is_empty()))
 }
 
 /// Tells a number of lines of one kind.

@@ -1,12 +1,12 @@
 //! `ha-volume fsck --replay`: the journal is replayed on a copy, by e2fsck.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ha_cli::exit::ExitCode;
 use ha_cli::failure::{Failure, FailureKind, OrFailure as _};
-use ha_cli::summary::{OutputFormat, json_line};
+use ha_cli::summary::{OutputFormat, grouped, human_bytes, json_line};
 use ha_longhorn::checksum::Verify;
 use ha_longhorn::files::{Files, Note};
 use ha_longhorn::inside::{self, Inside};
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::arguments::FsckArguments;
 use crate::merge::{self, Making, Outputs};
-use crate::source::{self, word};
+use crate::source::{self, Opened, word};
 use crate::work::{self, Work};
 
 fn is_file_or_absent(path: &Path) -> bool {
@@ -30,7 +30,7 @@ fn is_file_or_absent(path: &Path) -> bool {
 }
 
 pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
-    let FsckArguments { path, replay: _, output, source } = arguments;
+    let FsckArguments { path, replay: _, output, dry_run, source } = arguments;
     let outputs = Outputs::of(output)?;
     let mut opened = source::open(path, source, Verify::Fresh)?;
     source::need_ext4(path, &opened)?;
@@ -56,19 +56,14 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::new(FailureKind::Usage, "e2fsck takes no name with a question mark").hint("-o IMAGE"));
     }
     let _alone = alone(&part)?;
+    if *dry_run {
+        return dry(opened, &outputs, part, needed);
+    }
     for left in [&part, &merging::marker_path(&part)] {
         local::remove(left).or_failure(FailureKind::Failed)?;
     }
     let work = Work::begin("merging", outputs.format == OutputFormat::Json)?;
-    let making = Making {
-        format: merging::Format::Raw,
-        sha256: false,
-        force: false,
-        checkpoint: merge::CHECKPOINT,
-        durable: true,
-        source: opened.source.clone(),
-        ambiguous: None,
-    };
+    let making = making(&opened);
     merge::make(&mut *opened.image, &Outputs { image: part.clone(), format: outputs.format }, &making, &work)?;
     work.end();
     // What is replayed is not what the marker says any more.
@@ -121,12 +116,61 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
     Ok(if partial { ExitCode::Partial } else { ExitCode::Success })
 }
 
+fn making(opened: &Opened) -> Making {
+    Making {
+        format: merging::Format::Raw,
+        sha256: false,
+        force: false,
+        checkpoint: merge::CHECKPOINT,
+        durable: true,
+        source: opened.source.clone(),
+        ambiguous: None,
+    }
+}
+
+/// Says what would be made. `part` is what the image would be merged into; what an earlier replay left there would be
+/// replaced.
+fn dry(mut opened: Opened, outputs: &Outputs, part: PathBuf, needed: bool) -> Result<ExitCode, Failure> {
+    let work = Work::begin("looking", outputs.format == OutputFormat::Json)?;
+    let making = Making { force: true, ..making(&opened) };
+    merge::check(&mut *opened.image, &Outputs { image: part, format: outputs.format }, &making, &work)?;
+    work.end();
+    let size = opened.image.size();
+    let data = merging::extent(&mut *opened.image).or_failure(FailureKind::Failed)?.data;
+    let losses = if needed { losses_of(opened.image) } else { Vec::new() };
+    let shown = printable_path(&outputs.image);
+    outputs.print(&match outputs.format {
+        OutputFormat::Json => json_line(&json!({
+            "dry_run": true, "image": shown, "size": size, "data_bytes_at_most": data, "needs_recovery": needed,
+            "inside": opened.inside, "despite_damage": opened.damaged, "best_effort": opened.source.best_effort,
+            "losses": losses,
+        })),
+        OutputFormat::Text => {
+            let what = match needed {
+                true => "its journal would be replayed",
+                false => "the journal holds nothing",
+            };
+            let (size, exact, data) = (human_bytes(size), grouped(size), human_bytes(data));
+            format!("{shown} would be made: {size} ({exact} bytes), {data} of data at most; {what}\n")
+        }
+    })?;
+    for loss in &losses {
+        work::note("warning", loss);
+    }
+    let partial = opened.damaged || opened.source.best_effort || !losses.is_empty();
+    Ok(if partial { ExitCode::Partial } else { ExitCode::Success })
+}
+
 /// Returns what of the journal cannot be read. Of fast commits e2fsck takes in what there is.
 fn losses(image: &Path) -> Result<Vec<String>, Failure> {
+    Ok(losses_of(backing::open(image).or_failure(FailureKind::Failed)?))
+}
+
+fn losses_of(image: Box<dyn Image>) -> Vec<String> {
     // What is not read here may be read by e2fsck all the same.
-    let Ok(files) = Files::open(backing::open(image).or_failure(FailureKind::Failed)?) else { return Ok(Vec::new()) };
+    let Ok(files) = Files::open(image) else { return Vec::new() };
     let losses = files.notes().iter().filter(|note| note.is_loss() && !matches!(note, Note::FastCommit { .. }));
-    Ok(losses.map(ToString::to_string).collect())
+    losses.map(ToString::to_string).collect()
 }
 
 /// Tells whether the superblock names no inode for its journal: then it is on a device, whose id it has.

@@ -150,7 +150,7 @@ pub(crate) fn serve(arguments: &MergeArguments) -> Result<ExitCode, Failure> {
         ambiguous,
     };
     if *dry_run {
-        check(&mut *opened.image, &outputs, &making, &work).map_err(|error| failure(error, &outputs.image, &work))?;
+        check(&mut *opened.image, &outputs, &making, &work)?;
         work.end();
         return dry(&mut opened, &outputs);
     }
@@ -215,12 +215,14 @@ pub(crate) fn make(image: &mut dyn Image, outputs: &Outputs, making: &Making, wo
 }
 
 /// Finds out what [`make`] would halt at, and makes nothing.
-fn check(image: &mut dyn Image, outputs: &Outputs, making: &Making, work: &Work) -> Result<(), MergeError> {
-    match target(image, outputs, making)? {
+pub(crate) fn check(image: &mut dyn Image, outputs: &Outputs, making: &Making, work: &Work) -> Result<(), Failure> {
+    let path = &outputs.image;
+    let checked = target(image, outputs, making).and_then(|target| match target {
         Target::Stdout => Ok(()),
-        Target::Device => merge::check_device(image, &outputs.image),
-        Target::File => merge::check_file(image, &outputs.image, &making.order(), work),
-    }
+        Target::Device => merge::check_device(image, path),
+        Target::File => merge::check_file(image, path, &making.order(), work),
+    });
+    checked.map_err(|error| failure(error, path, work))
 }
 
 enum Target {

@@ -21,7 +21,7 @@ pub use image::BackupImage;
 pub use lock::{LOCK_EXPIRY, LOCK_RENEWAL};
 pub use s3::{S3Settings, S3Store};
 pub use store::{DirectoryStore, Store, StoreError};
-pub use write::{WriteError, WriteOrder, Written, write};
+pub use write::{Planned, WriteError, WriteOrder, Written, check, write};
 
 /// Is the block size that Longhorn takes when nothing else is asked for.
 pub const BLOCK_SIZE: u64 = 2 << 20;

@@ -5,6 +5,7 @@
 //! times, then its extents: 17 bytes (kind, start and end as little-endian u64) and, for written ones, their bytes;
 //! kind 0 ends the file and is followed by the SHA-256 over kinds, starts, ends and bytes. A line `{}` ends it all.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::local::Replacement;
 use ha_sync_fs::{FsError, local};
-use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{Access, FallocateFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -147,25 +148,83 @@ impl Sums {
     }
 }
 
-/// Writes a replica directory as a stream. Returns the entries that are no regular files, which are left out.
-pub fn send(directory: &Path, out: &mut dyn Write, watch: &dyn Watch) -> Result<Vec<String>, CopyError> {
+/// Is what a copy would consist of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// Files.
+    pub files: u64,
+    /// Extents of all of them.
+    pub extents: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Entries that are no regular files, which would be left out.
+    pub skipped: Vec<String>,
+}
+
+/// Finds out what a copy within this machine would consist of and at what it would halt, and makes nothing.
+pub fn check(directory: &Path, destination: &Path) -> Result<Planned, CopyError> {
+    vacant(destination)?;
     let source = SourceDirectory::open(directory)?;
-    let mut skipped = Vec::new();
-    let mut files = Vec::new();
     let names = source.names()?;
-    for name in &names {
+    let Contents { files, skipped, extents, bytes } = contents(&source, &names)?;
+    let part = part_path(destination);
+    let map = map_path(destination);
+    let left = local::exists(&part);
+    if local::exists(&map) && !left {
+        return Err(CopyError::Exists(printable_path(&map)));
+    }
+    let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |step, errno| FsError::new(step, printable_path(parent), errno);
+    rustix::fs::access(parent, Access::WRITE_OK).map_err(|errno| failed("write into", errno))?;
+    let statistics = rustix::fs::statvfs(parent).map_err(|errno| failed("ask the free space of", errno))?;
+    let mut free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+    if left {
+        let _lock = lock_part(&part, destination)?;
+        // It would be emptied first.
+        for file in local::list(&part)? {
+            let held = rustix::fs::lstat(&file).map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
+            free = free.saturating_add(held);
+        }
+    }
+    match bytes > free {
+        true => Err(CopyError::NoSpace { path: printable_path(&part), needed: bytes, free }),
+        false => Ok(Planned { files: files.len() as u64, extents, bytes, skipped }),
+    }
+}
+
+/// Is what there is to copy of a directory.
+struct Contents<'a> {
+    files: Vec<(SourceFile, &'a OsString)>,
+    /// Printable names of what is no regular file.
+    skipped: Vec<String>,
+    extents: u64,
+    /// Allocated.
+    bytes: u64,
+}
+
+fn contents<'a>(source: &SourceDirectory, names: &'a [OsString]) -> Result<Contents<'a>, CopyError> {
+    let mut contents = Contents { files: Vec::new(), skipped: Vec::new(), extents: 0, bytes: 0 };
+    for name in names {
         let regular = source
             .stamp(name)?
             .is_some_and(|stamp| rustix::fs::FileType::from_raw_mode(stamp.mode) == rustix::fs::FileType::RegularFile);
         match regular {
-            true => files.push((SourceFile::open_in(&source, name)?, name)),
-            false => skipped.push(printable_path(Path::new(name))),
+            true => contents.files.push((SourceFile::open_in(source, name)?, name)),
+            false => contents.skipped.push(printable_path(Path::new(name))),
         }
     }
-    let mut bytes = 0;
-    for (file, _) in &files {
-        bytes += extent::totals(file)?.bytes;
+    for (file, _) in &contents.files {
+        let totals = extent::totals(file)?;
+        (contents.extents, contents.bytes) = (contents.extents + totals.extents, contents.bytes + totals.bytes);
     }
+    Ok(contents)
+}
+
+/// Writes a replica directory as a stream. Returns the entries that are no regular files, which are left out.
+pub fn send(directory: &Path, out: &mut dyn Write, watch: &dyn Watch) -> Result<Vec<String>, CopyError> {
+    let source = SourceDirectory::open(directory)?;
+    let names = source.names()?;
+    let Contents { files, skipped, bytes, .. } = contents(&source, &names)?;
     watch.expect(bytes);
     let line = |out: &mut dyn Write, text: Result<String, serde_json::Error>| {
         let text = text.map_err(|error| CopyError::Stream(io::Error::other(error)))?;
@@ -231,6 +290,12 @@ fn frame(extent: Extent) -> [u8; 17] {
     frame
 }
 
+fn part_path(destination: &Path) -> PathBuf {
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    name.push(".ha-volume.part");
+    destination.with_file_name(name)
+}
+
 /// Returns where the map of a copy is.
 pub fn map_path(destination: &Path) -> PathBuf {
     let mut name = destination.file_name().unwrap_or_default().to_owned();
@@ -254,9 +319,7 @@ pub fn receive(input: &mut dyn BufRead, destination: &Path, watch: &dyn Watch) -
     if begin.version != VERSION {
         return Err(CopyError::Format("it is of another version"));
     }
-    let mut name = destination.file_name().unwrap_or_default().to_owned();
-    name.push(".ha-volume.part");
-    let part = destination.with_file_name(name);
+    let part = part_path(destination);
     // A map beside a part is that of a copy that was ended before it got its name.
     let map = map_path(destination);
     if local::exists(&map) && !local::exists(&part) {
@@ -286,6 +349,16 @@ fn begin_part(part: &Path, destination: &Path) -> Result<OwnedFd, CopyError> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(failed("make directory", errno).into()),
     }
+    let handle = lock_part(part, destination)?;
+    for file in local::list(part)? {
+        local::remove(&file)?;
+    }
+    Ok(handle)
+}
+
+/// Locks the directory of the part.
+fn lock_part(part: &Path, destination: &Path) -> Result<OwnedFd, CopyError> {
+    let failed = |step, errno| FsError::new(step, printable_path(part), errno);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = rustix::fs::open(part, flags, Mode::empty()).map_err(|errno| failed("open directory", errno))?;
     let busy = || CopyError::Busy(printable_path(destination));
@@ -299,9 +372,6 @@ fn begin_part(part: &Path, destination: &Path) -> Result<OwnedFd, CopyError> {
     match rustix::fs::lstat(part) {
         Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => {}
         _ => return Err(busy()),
-    }
-    for file in local::list(part)? {
-        local::remove(&file)?;
     }
     Ok(handle)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ha_ext4::Attributes;
 use ha_sync_fs::error::printable_path;
 use ha_sync_fs::{FsError, local};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -73,6 +73,19 @@ pub struct Extracted {
     pub failed: Vec<String>,
 }
 
+/// Is what would be made.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes of data of all files, each file once.
+    pub bytes: u64,
+    /// Special files, which would not be made.
+    pub skipped: Vec<String>,
+    /// What cannot be read, each with its cause. Content is not read, so there may be more.
+    pub failed: Vec<String>,
+}
+
 /// Returns where a tree is made before it gets its name.
 pub fn part_path(destination: &Path) -> PathBuf {
     let mut name = destination.file_name().unwrap_or_default().to_owned();
@@ -91,14 +104,8 @@ pub fn extract(
     owners: bool,
     watch: &dyn Watch,
 ) -> Result<Extracted, ExtractError> {
-    let top = files.entry(path)?;
+    let (top, _) = check(files, path, destination, watch)?;
     let part = part_path(destination);
-    for path in [destination, &part] {
-        if local::exists(path) {
-            return Err(ExtractError::Exists(printable_path(path)));
-        }
-    }
-    check_space(files, &top, destination, watch)?;
     let mut extraction =
         Extraction { files, owners, first_names: HashMap::new(), done: Extracted::default(), buffer: vec![0; BUFFER] };
     let mut unread = Vec::new();
@@ -156,6 +163,23 @@ pub fn extract(
     Ok(extraction.done)
 }
 
+/// Finds out what [`extract`] would make and at what it would halt, and makes nothing.
+pub fn check(
+    files: &Files,
+    path: &[u8],
+    destination: &Path,
+    watch: &dyn Watch,
+) -> Result<(Entry, Planned), ExtractError> {
+    let top = files.entry(path)?;
+    for path in [destination, &part_path(destination)] {
+        if local::exists(path) {
+            return Err(ExtractError::Exists(printable_path(path)));
+        }
+    }
+    let planned = check_space(files, &top, destination, watch)?;
+    Ok((top, planned))
+}
+
 fn line(error: &ExtractError) -> String {
     match error {
         ExtractError::Files(error) => error.to_line(),
@@ -173,15 +197,16 @@ fn below(destination: &Path, base: &[u8], path: &[u8]) -> PathBuf {
 }
 
 /// Counts the data of all files, each once, and asks whether there is room for it.
-fn check_space(files: &Files, top: &Entry, destination: &Path, watch: &dyn Watch) -> Result<(), ExtractError> {
+fn check_space(files: &Files, top: &Entry, destination: &Path, watch: &dyn Watch) -> Result<Planned, ExtractError> {
     let directory = match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let statistics = rustix::fs::statvfs(directory)
-        .map_err(|errno| FsError::new("ask the free space of", printable_path(directory), errno))?;
+    let failed = |step, errno| FsError::new(step, printable_path(directory), errno);
+    rustix::fs::access(directory, Access::WRITE_OK).map_err(|errno| failed("write into", errno))?;
+    let statistics = rustix::fs::statvfs(directory).map_err(|errno| failed("ask the free space of", errno))?;
     let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
-    let mut needed = 0_u64;
+    let (mut planned, mut unread) = (Planned::default(), Vec::new());
     let mut counted = std::collections::HashSet::new();
     files.walk(
         top,
@@ -190,18 +215,33 @@ fn check_space(files: &Files, top: &Entry, destination: &Path, watch: &dyn Watch
             if watch.stopped() {
                 return Err(ExtractError::Stopped);
             }
-            if entry.kind == Kind::File && once {
-                // What cannot be read is told when it is extracted.
-                needed = needed.saturating_add(data(files, entry).unwrap_or(0));
+            if entry.kind == Kind::Special {
+                planned.skipped.push(printable(&entry.path));
+                return Ok(true);
             }
+            if entry.kind == Kind::File && once {
+                match data(files, entry) {
+                    Ok(bytes) => planned.bytes = planned.bytes.saturating_add(bytes),
+                    // Without its top nothing can be made.
+                    Err(error) if entry.path == top.path => return Err(error.into()),
+                    // Told, and not made, when it is extracted.
+                    Err(error) => {
+                        planned.failed.push(error.to_line());
+                        return Ok(true);
+                    }
+                }
+            }
+            planned.entries += 1;
             Ok(true)
         },
-        &mut |_| {},
+        &mut |error| unread.push(error.to_line()),
     )?;
+    planned.failed.extend(unread);
+    let needed = planned.bytes;
     watch.expect(needed);
     match needed > free {
         true => Err(ExtractError::NoSpace { path: printable_path(destination), needed, free }),
-        false => Ok(()),
+        false => Ok(planned),
     }
 }
 

@@ -221,7 +221,16 @@ pub fn to_file(
     possible(image, path, order)?;
     let files = Files::of(path);
     let (part, state) = files.open(order)?;
-    if let Some(mut marker) = there(path, order, state.as_ref(), &files, watch)? {
+    let found = match there(path, order, state.as_ref(), &files, watch) {
+        Ok(found) => found,
+        Err(error) => {
+            if SourceFile::open(&files.part).is_ok_and(|part| part.size() == 0) {
+                local::remove(&files.part)?;
+            }
+            return Err(error);
+        }
+    };
+    if let Some(mut marker) = found {
         if order.durable && !marker.durable {
             let image = SourceFile::open(path)?;
             rustix::fs::fsync(&image).map_err(|errno| FsError::new("sync", printable_path(path), errno))?;
@@ -597,9 +606,6 @@ fn there(
     }
     if order.replace {
         return Ok(None);
-    }
-    if SourceFile::open(&files.part).is_ok_and(|part| part.size() == 0) {
-        local::remove(&files.part)?;
     }
     Err(error)
 }

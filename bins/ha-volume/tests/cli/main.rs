@@ -6,6 +6,7 @@ mod copies;
 mod damage;
 mod damaged_files;
 mod docs;
+mod dry;
 mod engine;
 mod exchange;
 mod files;

@@ -90,6 +90,23 @@ impl<'a> Lock<'a> {
     }
 }
 
+/// Halts where another holds a lock of the volume, and returns the locks that have expired. Nothing is written, so the
+/// store's own time is not known: `now`, in s since 1970, is taken for it.
+pub(super) fn look(store: &dyn Store, volume: &str, now: i64) -> Result<Vec<String>, BackupError> {
+    let folder = format!("{}/locks", volume_path(volume));
+    let mut expired = Vec::new();
+    for other in store.list(&folder)?.into_iter().filter(|other| other.ends_with(".lck")) {
+        let path = format!("{folder}/{other}");
+        let Some(written) = store.modified(&path)? else { continue };
+        let age = now.saturating_sub(written);
+        if age < LOCK_EXPIRY {
+            return Err(BackupError::Locked { path, age: age.max(0) });
+        }
+        expired.push(path);
+    }
+    Ok(expired)
+}
+
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         // One that stays expires.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::codec::{self, Compression, block_name};
 use super::config::{BackupConfig, BlockMapping, VolumeConfig};
-use super::lock::Lock;
+use super::lock::{self, Lock};
 use super::{BLOCK_SIZE, BackupError, Store, StoreError, backup_path, block_path, restorable, usable};
 use crate::layered::{self, Content, Image, ImageError, is_zero};
 use crate::watch::Watch;
@@ -85,12 +85,7 @@ pub fn write(
     order: &WriteOrder,
     watch: &dyn Watch,
 ) -> Result<Written, WriteError> {
-    restorable(&order.volume)?;
-    restorable(&order.name)?;
-    let size = image.size().next_multiple_of(BLOCK_SIZE);
-    if !size.is_multiple_of(order.block_size) {
-        return Err(BackupError::Size { size, block_size: order.block_size }.into());
-    }
+    possible(image, order)?;
     usable(&order.lock)?;
     let lock = Lock::take(store, &order.volume, &order.lock, order.ignore_locks)?;
     std::thread::scope(|scope| {
@@ -99,6 +94,57 @@ pub fn write(
         scope.spawn(move || lock.keep(order.lock_renewal, &end));
         write_locked(store, image, order, lock, watch)
     })
+}
+
+/// Is what a backup would consist of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// Where its configuration would be, from the top of the backup target.
+    pub path: String,
+    /// The size of the volume in bytes, rounded up to whole blocks of 2 MiB.
+    pub size: u64,
+    /// Blocks of the backup. Those that turn out to be zeros are left out.
+    pub blocks_at_most: u64,
+    /// Whether the store does not have the volume yet.
+    pub new_volume: bool,
+    /// Locks of others that have expired, and that would be looked past.
+    pub expired_locks: Vec<String>,
+}
+
+/// Finds out what [`write`] would make and at what it would halt, without reading the data, and writes nothing. `now`,
+/// in s since 1970, is held against the locks of others.
+pub fn check(store: &dyn Store, image: &mut dyn Image, order: &WriteOrder, now: i64) -> Result<Planned, WriteError> {
+    let size = possible(image, order)?;
+    let expired_locks = if order.ignore_locks { Vec::new() } else { lock::look(store, &order.volume, now)? };
+    let path = backup_path(&order.volume, &order.name);
+    if store.get(&path)?.is_some() {
+        return Err(BackupError::Exists { path }.into());
+    }
+    let volume = super::volume(store, &order.volume)?;
+    let new_volume = volume.is_none();
+    if let Some(volume) = volume.filter(|volume| !volume.is_packed_with(order.compression)) {
+        return Err(BackupError::Compression { has: volume.compression, wanted: order.compression.name() }.into());
+    }
+    let (mut blocks_at_most, mut position) = (0, 0);
+    loop {
+        position = empty_until(image, position)?;
+        if position >= image.size() {
+            return Ok(Planned { path, size, blocks_at_most, new_volume, expired_locks });
+        }
+        blocks_at_most += 1;
+        position = position - position % order.block_size + order.block_size;
+    }
+}
+
+/// Halts where no such backup can be. Returns the size that the volume would have.
+fn possible(image: &dyn Image, order: &WriteOrder) -> Result<u64, BackupError> {
+    restorable(&order.volume)?;
+    restorable(&order.name)?;
+    let size = image.size().next_multiple_of(BLOCK_SIZE);
+    match size.is_multiple_of(order.block_size) {
+        true => Ok(size),
+        false => Err(BackupError::Size { size, block_size: order.block_size }),
+    }
 }
 
 fn write_locked(
