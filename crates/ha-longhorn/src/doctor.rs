@@ -29,9 +29,57 @@ pub fn sparsified(
         return Ok(None);
     }
     let others = replica.layers.keys().filter(|name| !chain.contains(name));
+    Ok(match look(replica, chain.iter().rev().chain(others), most, watch)? {
+        Looked::Zeros | Looked::Nothing => None,
+        Looked::NoZeros => Some(Finding::Sparsified),
+        Looked::Enough => Some(Finding::ZerosNotSeen { bytes: most }),
+    })
+}
+
+/// Returns what is to be said of layers that are allocated from end to end and hide what older ones have, or a backing
+/// image. A tool that fills holes with zeros fills those of every file. The engine leaves one such layer when the whole
+/// volume is written; then the others have holes, or it has no blocks of zeros to hide anything with.
+pub fn densified(
+    replica: &Replica,
+    layers: &[LayerReport],
+    backed: bool,
+    watch: &dyn Watch,
+) -> Result<Vec<Finding>, FsError> {
+    let dense = |layer: &LayerReport| layer.extents.extents == 1 && layer.extents.bytes == layer.length;
+    let mut chain: Vec<&LayerReport> = layers.iter().filter(|layer| layer.place.is_some()).collect();
+    chain.sort_by_key(|layer| layer.place);
+    let hides = |index: usize| backed || chain[index + 1..].iter().any(|older| older.extents.bytes > 0);
+    let hiding = chain.iter().enumerate().filter(|(index, layer)| layer.length > 0 && dense(layer) && hides(*index));
+    let hiding: Vec<String> = hiding.map(|(_, layer)| layer.name.clone()).collect();
+    let all = layers.iter().all(|layer| layer.length == 0 || dense(layer));
+    let copied = all && !hiding.is_empty() && look(replica, hiding.iter(), LOOK, watch)? == Looked::Zeros;
+    let finding = |layer| if copied { Finding::Densified { layer } } else { Finding::HidesAll { layer } };
+    Ok(hiding.into_iter().map(finding).collect())
+}
+
+/// Is what was seen of blocks of zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// One was written.
+    Zeros,
+    /// There are data, and none.
+    NoZeros,
+    /// Nothing was ever written, or the search was stopped.
+    Nothing,
+    /// There are more data than were to be read, and none so far.
+    Enough,
+}
+
+/// Reads layers up to the first block of zeros that was written, `most` bytes at most.
+fn look<'a>(
+    replica: &Replica,
+    layers: impl Iterator<Item = &'a String>,
+    most: u64,
+    watch: &dyn Watch,
+) -> Result<Looked, FsError> {
     let mut buffer = vec![0; 1 << 20];
     let mut left = most;
-    for name in chain.iter().rev().chain(others) {
+    for name in layers {
         let file = replica.open_layer(name)?;
         let method = Extents::of(&file)?.method();
         let looked = extent::for_each(&file, method, |extent| {
@@ -39,12 +87,12 @@ pub fn sparsified(
             let mut position = if extent.unwritten { extent.end } else { extent.start };
             while position < extent.end && !watch.stopped() {
                 if left == 0 {
-                    return Err(Ended::Enough);
+                    return Err(Ended::With(Looked::Enough));
                 }
                 let length = usize::try_from(left.min(extent.end - position)).unwrap_or(usize::MAX).min(buffer.len());
                 file.read_at(position, &mut buffer[..length])?;
                 if buffer[..length].chunks(BLOCK as usize).any(is_zero) {
-                    return Err(Ended::Found);
+                    return Err(Ended::With(Looked::Zeros));
                 }
                 (position, left) = (position + length as u64, left - length as u64);
             }
@@ -52,19 +100,17 @@ pub fn sparsified(
         });
         match looked {
             Ok(()) => {}
-            Err(Ended::Found) => return Ok(None),
-            Err(Ended::Enough) => return Ok(Some(Finding::ZerosNotSeen { bytes: most })),
+            Err(Ended::With(looked)) => return Ok(looked),
             Err(Ended::Failed(error)) => return Err(error),
         }
     }
-    // A volume of which nothing is allocated has lost nothing; of one that was not read to its end nobody can tell.
-    Ok((left < most && !watch.stopped()).then_some(Finding::Sparsified))
+    // Of what was not read to its end nobody can tell.
+    Ok(if left < most && !watch.stopped() { Looked::NoZeros } else { Looked::Nothing })
 }
 
 /// Is why the extents of a file are not gone through to the end.
 enum Ended {
-    Found,
-    Enough,
+    With(Looked),
     Failed(FsError),
 }
 

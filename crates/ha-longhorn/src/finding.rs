@@ -164,7 +164,13 @@ pub enum Finding {
         /// The layer.
         layer: String,
     },
-    /// A layer is allocated from end to end although older layers have data: it hides them.
+    /// A layer is allocated from end to end although older layers have data: it hides them. The engine leaves that when
+    /// a whole volume is written.
+    HidesAll {
+        /// The layer.
+        layer: String,
+    },
+    /// The same in every layer, with blocks of zeros: holes were filled when it was copied.
     Densified {
         /// The layer.
         layer: String,
@@ -207,7 +213,8 @@ impl Finding {
             | ExtentsDisputed { .. }
             | ExtentsBySeek { .. }
             | ExtentsUnknown { .. }
-            | ZerosNotSeen { .. } => Severity::Warning,
+            | ZerosNotSeen { .. }
+            | HidesAll { .. } => Severity::Warning,
             OffChain { .. }
             | Leftover { .. }
             | Foreign { .. }
@@ -291,8 +298,12 @@ impl fmt::Display for Finding {
             }
             Self::Densified { layer } => write!(
                 text,
-                "allocated from end to end, it hides every older layer, as after rsync -a, scp or plain tar, \
-                 or a write of the whole volume: {layer}"
+                "allocated from end to end, with zeros, as every layer is after rsync -a, scp or plain tar: {layer} \
+                 hides all older ones"
+            ),
+            Self::HidesAll { layer } => write!(
+                text,
+                "allocated from end to end, it hides every older layer, as after a write of the whole volume: {layer}"
             ),
             Self::Sparsified => write!(
                 text,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::checksum::{self, Verdict, Verify};
+use crate::doctor;
 use crate::extent::{self, Method, Totals};
 use crate::finding::Finding;
 use crate::inside::{self, Inside};
@@ -97,7 +98,8 @@ pub fn report(
         findings.extend(layer_findings(&layer));
         layers.push(layer);
     }
-    findings.extend(densified(&layers, replica.backing_path().is_some() || backing.is_some()));
+    let backed = replica.backing_path().is_some() || backing.is_some();
+    findings.extend(doctor::densified(replica, &layers, backed, watch)?);
     if replica.meta.is_none() && backing.is_none() {
         findings.push(Finding::BackingUnknown);
     }
@@ -154,21 +156,6 @@ fn layer_findings(report: &LayerReport) -> Vec<Finding> {
         Method::Fiemap => {}
         Method::SeekData => findings.push(Finding::ExtentsBySeek { layer: layer() }),
         Method::Whole => findings.push(Finding::ExtentsUnknown { layer: layer() }),
-    }
-    findings
-}
-
-/// Finds layers of the chain that are allocated from end to end although an older one has data, or a backing image lies
-/// below (volumes.md §3).
-pub fn densified(layers: &[LayerReport], backed: bool) -> Vec<Finding> {
-    let mut chain: Vec<&LayerReport> = layers.iter().filter(|layer| layer.place.is_some()).collect();
-    chain.sort_by_key(|layer| layer.place);
-    let mut findings = Vec::new();
-    for (index, layer) in chain.iter().enumerate() {
-        let older = backed || chain[index + 1..].iter().any(|older| older.extents.bytes > 0);
-        if older && layer.length > 0 && layer.extents.extents == 1 && layer.extents.bytes == layer.length {
-            findings.push(Finding::Densified { layer: layer.name.clone() });
-        }
     }
     findings
 }

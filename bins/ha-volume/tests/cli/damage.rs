@@ -473,3 +473,36 @@ fn doctor_does_not_say_no_sign_where_it_cannot_tell() {
     place.run(&["doctor", "copied", "--backing", "back/base.raw"]).assert_code(3);
     place.run(&["merge", "copied", "--backing", "back/base.raw", "-o", "x.img"]).assert_code(5);
 }
+
+#[test]
+fn a_volume_that_was_written_whole_is_no_copy() {
+    let place = Place::empty();
+    let replica = place.path("pvc-whole-00000001");
+    std::fs::create_dir(&replica).unwrap();
+    let size = 4_u64 << 20;
+    let below = std::fs::File::create(replica.join("volume-snap-a.img")).unwrap();
+    below.set_len(size).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&below, &[1; 8192], 1 << 20).unwrap();
+    write(&replica, "volume-snap-a.img.meta", r#"{"Parent":""}"#);
+    write(&replica, "volume-head-001.img.meta", r#"{"Parent":"volume-snap-a.img"}"#);
+    let meta = format!(r#"{{"Size":{size},"Head":"volume-head-001.img","Parent":"volume-snap-a.img"}}"#);
+    write(&replica, "volume.meta", meta);
+    // With zeros over a layer that has holes; without zeros, over one that has none either.
+    let mut content = vec![7; size as usize];
+    content[1 << 20..2 << 20].fill(0);
+    for whole in [false, true] {
+        if whole {
+            write(&replica, "volume-snap-a.img", vec![1; size as usize]);
+            content.fill(7);
+        }
+        write(&replica, "volume-head-001.img", &content);
+        let answer = place.json(&["merge", "pvc-whole-00000001", "-o", "x.img", "--force"], 0);
+        assert_eq!(codes(&answer), ["hides-all"], "{answer}");
+        assert!(std::fs::read(place.path("x.img")).unwrap() == content);
+        assert_eq!(place.json(&["scan", "."], 0)["replicas"][0]["place"]["standing"], "candidate");
+    }
+    // Both filled, with zeros among the data: what a copy leaves.
+    content[1 << 20..2 << 20].fill(0);
+    write(&replica, "volume-head-001.img", &content);
+    place.run(&["merge", "pvc-whole-00000001", "-o", "x.img", "--force"]).assert_code(5);
+}
