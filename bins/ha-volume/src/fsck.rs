@@ -44,7 +44,7 @@ pub(crate) fn serve(arguments: &FsckArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::new(FailureKind::Halted, message).hint("another name: -o IMAGE"));
     }
     source::outside_replicas(&outputs.image)?;
-    if needed && journal_is_elsewhere(&mut *opened.image)? {
+    if needed && inside::journal_is_elsewhere(&mut *opened.image).or_failure(FailureKind::Failed)? {
         let message = format!("the journal is on another device, which e2fsck would change: {}", printable_path(path));
         return Err(Failure::new(FailureKind::Halted, message)
             .hint("on copies of both: merge this one, copy that device, then e2fsck -E journal_only -j COPY IMAGE"));
@@ -171,18 +171,6 @@ fn losses_of(image: Box<dyn Image>) -> Vec<String> {
     let Ok(files) = Files::open(image) else { return Vec::new() };
     let losses = files.notes().iter().filter(|note| note.is_loss() && !matches!(note, Note::FastCommit { .. }));
     losses.map(ToString::to_string).collect()
-}
-
-/// Tells whether the superblock names no inode for its journal: then it is on a device, whose id it has.
-fn journal_is_elsewhere(image: &mut dyn Image) -> Result<bool, Failure> {
-    const SUPERBLOCK: u64 = 1024;
-    const HAS_JOURNAL: u32 = 4;
-    let mut number = |at: u64| {
-        let mut bytes = [0; 4];
-        image.read_at(SUPERBLOCK + at, &mut bytes).or_failure(FailureKind::Failed)?;
-        Ok::<_, Failure>(u32::from_le_bytes(bytes))
-    };
-    Ok(number(0x5c)? & HAS_JOURNAL != 0 && number(0xe0)? == 0)
 }
 
 fn parent(path: &Path) -> &Path {

@@ -63,6 +63,8 @@ pub struct Summary {
     pub written: i64,
     /// Whether the journal holds what is not in its place yet.
     pub needs_recovery: bool,
+    /// Whether the journal is on another device.
+    pub journal_is_elsewhere: bool,
     /// Whether the kernel found errors in the file system.
     pub has_errors: bool,
 }
@@ -82,6 +84,7 @@ impl Summary {
             group: le16(bytes, 0x5a).into(),
             written: i64::from(le32(bytes, 0x30)) | i64::from(bytes[0x274]) << 32,
             needs_recovery: features.incompat(INCOMPAT_RECOVER),
+            journal_is_elsewhere: journal_is_elsewhere(bytes, &features),
             has_errors: le16(bytes, 0x3a) & STATE_ERRORS != 0,
         })
     }
@@ -168,6 +171,11 @@ fn backup(source: &mut dyn Source) -> Option<(Superblock, Vec<u8>)> {
     None
 }
 
+/// Tells whether there is a journal, and no inode that holds it.
+fn journal_is_elsewhere(bytes: &[u8], features: &Features) -> bool {
+    features.compat(COMPAT_JOURNAL) && le32(bytes, 0xe0) == 0
+}
+
 /// Reads a superblock out of its bytes; used again when the journal holds a newer one.
 pub(crate) fn reread(bytes: &[u8]) -> Result<Superblock, Error> {
     Ok(parse(bytes)?)
@@ -213,7 +221,7 @@ fn parse(bytes: &[u8]) -> Result<Superblock, Wrong> {
         uuid,
         checksum_seed,
         journal_inode: if features.compat(COMPAT_JOURNAL) { le32(bytes, 0xe0) } else { 0 },
-        journal_is_elsewhere: features.compat(COMPAT_JOURNAL) && le32(bytes, 0xe0) == 0,
+        journal_is_elsewhere: journal_is_elsewhere(bytes, &features),
         journal_backup: (bytes[0xfd] == 1).then(|| array(bytes, 0x10c)),
     };
     let superblock = superblock.checked()?;

@@ -98,6 +98,13 @@ pub fn of_image(image: &mut dyn Image) -> Result<Inside, ImageError> {
     })
 }
 
+/// Tells whether the ext4 of an image has its journal on another device.
+pub fn journal_is_elsewhere(image: &mut dyn Image) -> Result<bool, ImageError> {
+    let mut bytes = vec![0; 1024];
+    image.read_at(1024, &mut bytes)?;
+    Ok(Summary::of_superblock(&bytes).is_some_and(|found| found.journal_is_elsewhere))
+}
+
 /// Looks at the first bytes of an image.
 pub fn of_bytes(bytes: &[u8]) -> Inside {
     let at = |offset: usize, length: usize| bytes.get(offset..offset + length).unwrap_or_default();

@@ -86,9 +86,7 @@ impl Place {
 
     /// Runs with `-o json`, which must exit with this code, and returns the answer.
     fn json(&self, words: &[&str], code: i32) -> Value {
-        let outcome = self.command(words).args(["-o", "json"]).run();
-        outcome.assert_code(code);
-        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stdout))
+        answer(&self.command(words).args(["-o", "json"]).run(), code)
     }
 
     /// Runs a tool of the system in the place.
@@ -124,4 +122,18 @@ impl std::io::Write for Digest<'_> {
 fn codes(answer: &Value) -> Vec<String> {
     let findings = answer["findings"].as_array().unwrap();
     findings.iter().map(|finding| finding["code"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Returns the JSON that was printed; it must have ended with this code.
+fn answer(outcome: &Outcome, code: i32) -> Value {
+    outcome.assert_code(code);
+    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stdout))
+}
+
+/// Asserts that all of these are told on stderr.
+#[track_caller]
+fn says(outcome: &Outcome, words: &[&str]) {
+    for word in words {
+        assert!(outcome.stderr.contains(word), "no {word:?} in: {}", outcome.stderr);
+    }
 }

@@ -14,7 +14,7 @@ use ha_testkit::s3::{ACCESS_KEY, DOMAIN, SECRET_KEY, Server};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{Place, manifest};
+use crate::{Place, answer, manifest};
 
 const REGION: &str = "eu-test-1";
 const TARGET: &str = "s3://backups@eu-test-1/home/lab/";
@@ -29,16 +29,10 @@ fn json(place: &Place, endpoint: &str, words: &[&str], code: i32) -> Value {
     answer(&command(place, endpoint, words).args(["-o", "json"]).run(), code)
 }
 
-fn answer(outcome: &Outcome, code: i32) -> Value {
-    outcome.assert_code(code);
-    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stdout))
-}
-
+/// Asserts that all of these are told on stderr, and the secret is not.
 #[track_caller]
 fn says(outcome: &Outcome, words: &[&str]) {
-    for word in words {
-        assert!(outcome.stderr.contains(word), "no {word:?} in: {}", outcome.stderr);
-    }
+    crate::says(outcome, words);
     assert!(!outcome.stderr.contains(SECRET_KEY), "{}", outcome.stderr);
 }
 

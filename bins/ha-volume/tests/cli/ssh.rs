@@ -5,35 +5,21 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use ha_testkit::command::{Outcome, Run};
+use ha_testkit::command::Run;
 use ha_testkit::gate::{After, Break, Gate};
 use ha_testkit::need;
 use ha_testkit::sshd::Sshd;
 use ha_testkit::wire::Listener;
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::scanning::{disks, ranks};
-use crate::{BINARY, Place, manifest};
+use crate::{BINARY, Place, answer, manifest, says};
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// Begins a run whose `ssh` knows a host.
 fn command(place: &Place, path: &str, words: &[&str]) -> Run {
     place.command(words).env("PATH", path).timeout(Duration::from_secs(120))
-}
-
-fn answer(outcome: &Outcome, code: i32) -> Value {
-    outcome.assert_code(code);
-    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stdout))
-}
-
-/// Asserts that all of these are told on stderr.
-#[track_caller]
-fn says(outcome: &Outcome, words: &[&str]) {
-    for word in words {
-        assert!(outcome.stderr.contains(word), "no {word:?} in: {}", outcome.stderr);
-    }
 }
 
 /// Replaces the port, which is another each time.
